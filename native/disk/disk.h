@@ -1,0 +1,31 @@
+// What a virtual disk offers to virtio-blk, the mount and the tests.
+//
+// All operations are synchronous, may be called from several threads at once, and throw Error. A read
+// that overlaps a concurrent write sees either version of each 512-byte sector.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace ckptfs {
+
+class Disk {
+ public:
+  static constexpr uint64_t kSectorBytes = 512;
+
+  virtual ~Disk() = default;
+  virtual uint64_t bytes() const noexcept = 0;
+  virtual bool readOnly() const noexcept = 0;
+  /** Offsets and lengths are multiples of 512 for writes; reads take any. Out of range: Error(usage). */
+  virtual void read(uint64_t offset, std::span<std::byte> into) = 0;
+  virtual void write(uint64_t offset, std::span<const std::byte> from) = 0;
+  /** Returns once everything written before is durable. */
+  virtual void flush() = 0;
+  /** The range reads as zeros afterwards. `unmap` allows, and does not oblige, to free its space. */
+  virtual void writeZeroes(uint64_t offset, uint64_t length, bool unmap) = 0;
+  /** A hint: the contents of the range are no longer needed. They read as zeros afterwards. */
+  virtual void discard(uint64_t offset, uint64_t length) = 0;
+};
+
+}  // namespace ckptfs

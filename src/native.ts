@@ -1,8 +1,9 @@
 /**
  * The one typed interface to the native addon. Nothing else loads it.
  *
- * Few verbs, values in and values out: arguments are validated here or before, the addon asserts them.
- * Every failure arrives as a {@link CkptError} with the addon's code (see native/base/error.h).
+ * Few verbs, values in and values out; compound values cross as JSON text (native/machine/machine_config.h
+ * has the same shapes). Arguments are validated before; every failure arrives as a {@link CkptError} with
+ * the addon's code (native/base/error.h).
  */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
@@ -62,7 +63,7 @@ export interface GuestExit {
   reason: number;
 }
 
-/** Memory image files of a checkpoint directory, by absolute path. */
+/** What a live checkpoint needs; the paths are absolute. */
 export interface SaveRequest {
   /** Existing directory, the unpublished checkpoint: receives memory.map and the two segments. */
   directory: string;
@@ -70,7 +71,7 @@ export interface SaveRequest {
   /** The redo log that takes each disk's writes from the pause on, created by the addon before it. */
   redo: { disk: string; path: string }[];
   /** Keeps a copy of RAM taken inside the pause, for tests ({@link NativeMachine.oracle}). */
-  oracle?: boolean;
+  oracle: boolean;
 }
 
 /** What a save did; becomes part of the manifest. Times in µs, sizes in bytes. */
@@ -82,6 +83,8 @@ export interface SaveResult {
   storedBytes: number;
   blocks: { vcpu: number; background: number; zero: number; parent: number };
   faults: number;
+  /** The layers that hold each disk as it was in the pause; absolute paths. */
+  disks: (NativeDiskConfig & { parentIdentity: FileIdentity })[];
   deviceState: string;
   /** Guest time at the pause, in ticks of 100 ns. */
   guestTicks: string;
@@ -122,53 +125,247 @@ export type MachineEvent =
   | { type: 'exit'; exit: GuestExit }
   | { type: 'error'; message: string };
 
-/** A virtual machine: memory, vCPUs, devices, disks. Ended by close(). */
-export interface NativeMachine {
-  /** Writes into guest RAM before start (kernel, initramfs, device tree). `address` is guest-physical. */
-  load(address: number, data: Uint8Array): void;
-  boot(entry: number, deviceTree: number): void;
-  /** Loads device state and arms the lazy restore (or loads all memory); then start() runs the guest. */
-  restore(request: RestoreRequest): Promise<void>;
-  start(): void;
-  pause(): Promise<void>;
-  resume(): void;
-  /** A live checkpoint. Resolves when memory.map is complete and everything is durable; the promise of
-   *  `paused` fires right after the guest runs again. Rejects with the store as before. */
-  save(request: SaveRequest): Promise<SaveResult>;
-  saveProgress(): SaveProgress | undefined;
-  cancelSave(): void;
-  restoreProgress(): RestoreProgress | undefined;
-  consoleInput(data: Uint8Array): void;
-  status(): MachineStatus;
-  /** Guest RAM now; a read faults in blocks that a lazy restore has not loaded. */
-  memory(): ByteSource;
-  /** A virtual disk now, merged. */
-  disk(id: string): ByteSource;
-  /** RAM as it was inside the pause of the last save with `oracle`. */
-  oracle(): Buffer;
-  close(): Promise<void>;
-}
-
 /** One damaged or suspicious place that verification found. */
 export interface Damage {
   file: string;
   what: string;
 }
 
-export interface NativeModule {
-  Machine: new (config: NativeMachineConfig, onEvent: (event: MachineEvent) => void) => NativeMachine;
-  /** RAM of a checkpoint directory: lazily read, decompressed and checked. */
+interface RawMachine {
+  loadFile(path: string, fileOffset: number, bytes: number, address: number): void;
+  load(address: number, data: Uint8Array): void;
+  boot(entry: number, deviceTree: number): void;
+  restore(request: string): Promise<void>;
+  start(): void;
+  pause(): Promise<void>;
+  resume(): void;
+  save(request: string, onResumed: (pauseUs: number) => void): Promise<string>;
+  cancelSave(): void;
+  retryRestore(): void;
+  saveProgress(): string;
+  restoreProgress(): string;
+  consoleInput(data: Uint8Array): void;
+  status(): string;
+  memory(): ByteSource;
+  disk(id: string): ByteSource;
+  oracle(): Buffer;
+  close(): Promise<void>;
+}
+
+interface Addon {
+  Machine: new (
+    config: string,
+    onEvent: (type: MachineEvent['type'], payload: Buffer | string) => void,
+  ) => RawMachine;
   openMemoryImage(directory: string): Promise<ByteSource>;
-  /** A disk of a checkpoint, merged. */
-  openDisk(layers: DiskLayers): Promise<ByteSource>;
-  /** Reads and checks every byte of memory.map and its segments. */
-  verifyMemoryImage(directory: string, onProgress?: (bytes: number) => void): Promise<Damage[]>;
-  /** Reads and checks every byte of a redo log; `bytes` is its expected size when sealed. */
-  verifyRedoLog(path: string, bytes: number): Promise<Damage[]>;
+  openDisk(layers: string): Promise<ByteSource>;
+  verifyMemoryImage(directory: string): Promise<string>;
+  verifyRedoLog(path: string, bytes: number): Promise<string>;
   createRedoLog(path: string, diskBytes: number): Promise<void>;
-  /** Seals a redo log that no VM writes any more: size in bytes. */
-  redoLogInfo(path: string): Promise<{ bytes: number; diskBytes: number; blocks: number }>;
-  /** An advisory lock (flock) held until unlock(); undefined when another process holds it. */
-  lockFile(path: string): { unlock(): void } | undefined;
-  fileIdentity(path: string): FileIdentity;
+  fileIdentity(path: string): string;
+  lockFile(path: string): FileLock | undefined;
+}
+
+/** An advisory lock; released by unlock() or with the process. */
+export interface FileLock {
+  unlock(): void;
+}
+
+/** The addon's failure as a CkptError; anything else passes through. */
+function wrapped(error: unknown): unknown {
+  if (error instanceof Error && 'code' in error && isErrorCode(error.code)) {
+    return new CkptError(error.code, error.message, {}, { cause: error });
+  }
+  return error;
+}
+
+function call<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    throw wrapped(error);
+  }
+}
+
+async function callAsync<T>(body: () => Promise<T>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    throw wrapped(error);
+  }
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded at first use so that commands that do not need it start quickly. */
+function addon(): Addon {
+  if (loaded === undefined) {
+    // This file runs as dist/src/native.js; the build puts the addon into build/Release.
+    const path = fileURLToPath(new URL('../../build/Release/ckptfs.node', import.meta.url));
+    try {
+      loaded = createRequire(import.meta.url)(path) as Addon;
+    } catch (cause) {
+      throw new CkptError(
+        'UNSUPPORTED',
+        `the native addon cannot be loaded (${(cause as Error).message}); run npm run setup`,
+        { path },
+        { cause },
+      );
+    }
+  }
+  return loaded;
+}
+
+/** A source whose failures are CkptErrors. */
+function source(raw: ByteSource): ByteSource {
+  return {
+    bytes: raw.bytes,
+    read: (into, position) => callAsync(() => raw.read(into, position)),
+    close: () => raw.close(),
+  };
+}
+
+/** A virtual machine: memory, vCPUs, devices, disks. Ended by close(). */
+export class NativeMachine {
+  readonly #raw: RawMachine;
+
+  /** `onEvent` is called on the JavaScript thread, console data in batches. */
+  constructor(config: NativeMachineConfig, onEvent: (event: MachineEvent) => void) {
+    this.#raw = call(
+      () =>
+        new (addon().Machine)(JSON.stringify(config), (type, payload) => {
+          if (type === 'console') onEvent({ type, data: payload as Buffer });
+          else if (type === 'exit') onEvent({ type, exit: JSON.parse(payload as string) as GuestExit });
+          else onEvent({ type, message: payload as string });
+        }),
+    );
+  }
+
+  /** Copies part of a file into guest RAM at a guest-physical address, before start. */
+  loadFile(path: string, fileOffset: number, bytes: number, address: number): void {
+    call(() => this.#raw.loadFile(path, fileOffset, bytes, address));
+  }
+
+  /** Copies bytes into guest RAM at a guest-physical address, before start. */
+  load(address: number, data: Uint8Array): void {
+    call(() => this.#raw.load(address, data));
+  }
+
+  /** Boot state of the vCPUs; `deviceTree` is a guest-physical address. */
+  boot(entry: number, deviceTree: number): void {
+    call(() => this.#raw.boot(entry, deviceTree));
+  }
+
+  /** Loads device state and arms the lazy restore, or loads all memory; start() then runs the guest. */
+  restore(request: RestoreRequest): Promise<void> {
+    return callAsync(() => this.#raw.restore(JSON.stringify(request)));
+  }
+
+  start(): void {
+    call(() => this.#raw.start());
+  }
+
+  /** Resolves when every vCPU stands at an instruction boundary. Pauses nest. */
+  pause(): Promise<void> {
+    return callAsync(() => this.#raw.pause());
+  }
+
+  resume(): void {
+    call(() => this.#raw.resume());
+  }
+
+  /**
+   * A live checkpoint (A1 to A3). Resolves when memory.map is complete and everything is durable;
+   * `onResumed` is called once the guest runs again. Waits for a lazy restore under way to complete.
+   */
+  async save(request: SaveRequest, onResumed: (pauseUs: number) => void): Promise<SaveResult> {
+    const text = await callAsync(() => this.#raw.save(JSON.stringify(request), onResumed));
+    return JSON.parse(text) as SaveResult;
+  }
+
+  /** Makes a save under way reject with CANCELLED; its traces are lifted. */
+  cancelSave(): void {
+    this.#raw.cancelSave();
+  }
+
+  /** Lets vCPUs that wait for a block that could not be read try again, and the guest run. */
+  retryRestore(): void {
+    call(() => this.#raw.retryRestore());
+  }
+
+  saveProgress(): SaveProgress | undefined {
+    return (JSON.parse(this.#raw.saveProgress()) as SaveProgress | null) ?? undefined;
+  }
+
+  restoreProgress(): RestoreProgress | undefined {
+    return (JSON.parse(this.#raw.restoreProgress()) as RestoreProgress | null) ?? undefined;
+  }
+
+  consoleInput(data: Uint8Array): void {
+    this.#raw.consoleInput(data);
+  }
+
+  status(): MachineStatus {
+    return JSON.parse(this.#raw.status()) as MachineStatus;
+  }
+
+  /** Guest RAM now; a read faults in blocks that a lazy restore has not loaded. */
+  memory(): ByteSource {
+    return source(call(() => this.#raw.memory()));
+  }
+
+  /** A virtual disk now, merged. */
+  disk(id: string): ByteSource {
+    return source(call(() => this.#raw.disk(id)));
+  }
+
+  /** RAM as it was inside the pause of the last save with `oracle`. */
+  oracle(): Buffer {
+    return call(() => this.#raw.oracle());
+  }
+
+  /** Stops the guest and releases everything. The object may not be used afterwards. */
+  close(): Promise<void> {
+    return callAsync(() => this.#raw.close());
+  }
+}
+
+/** RAM of a checkpoint directory: lazily read, decompressed and checked. */
+export async function openMemoryImage(directory: string): Promise<ByteSource> {
+  return source(await callAsync(() => addon().openMemoryImage(directory)));
+}
+
+/** A disk of a checkpoint, merged. */
+export async function openDisk(layers: DiskLayers): Promise<ByteSource> {
+  return source(await callAsync(() => addon().openDisk(JSON.stringify(layers))));
+}
+
+/** Reads and checks every byte of memory.map and its segments. */
+export async function verifyMemoryImage(directory: string): Promise<Damage[]> {
+  return JSON.parse(await callAsync(() => addon().verifyMemoryImage(directory))) as Damage[];
+}
+
+/** Reads and checks every byte of a sealed redo log that must have exactly `bytes` bytes. */
+export async function verifyRedoLog(path: string, bytes: number): Promise<Damage[]> {
+  return JSON.parse(await callAsync(() => addon().verifyRedoLog(path, bytes))) as Damage[];
+}
+
+/** Creates an empty redo log for a disk of `diskBytes`. */
+export function createRedoLog(path: string, diskBytes: number): Promise<void> {
+  return callAsync(() => addon().createRedoLog(path, diskBytes));
+}
+
+/** Size and modification time of a disk's parent; its size is that of the disk. */
+export function fileIdentity(path: string): FileIdentity {
+  return JSON.parse(call(() => addon().fileIdentity(path))) as FileIdentity;
+}
+
+/** Takes the advisory lock on a file (made if missing); undefined when another process holds it. */
+export function lockFile(path: string): FileLock | undefined {
+  return call(() => addon().lockFile(path));
+}
+
+/** True when the addon can be loaded; `doctor` tells why not. */
+export function probe(): void {
+  addon();
 }

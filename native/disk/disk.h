@@ -1,7 +1,7 @@
 // What a virtual disk offers to virtio-blk, the mount and the tests.
 //
-// All operations are synchronous, may be called from several threads at once, and throw Error. A read
-// that overlaps a concurrent write sees either version of each 512-byte sector.
+// All operations are synchronous, may be called from several threads at once, and throw Error. A
+// read that overlaps a concurrent write sees either version of each 512-byte sector.
 #pragma once
 
 #include <cstddef>
@@ -17,12 +17,12 @@ class Disk {
   virtual ~Disk() = default;
   virtual uint64_t bytes() const noexcept = 0;
   virtual bool readOnly() const noexcept = 0;
-  /** Offsets and lengths are multiples of 512 for writes; reads take any. Out of range: Error(usage). */
+  /** Reads take any offset and length, all else multiples of 512. Out of range: Error(usage). */
   virtual void read(uint64_t offset, std::span<std::byte> into) = 0;
   virtual void write(uint64_t offset, std::span<const std::byte> from) = 0;
   /** Returns once everything written before is durable. */
   virtual void flush() = 0;
-  /** The range reads as zeros afterwards. `unmap` allows, and does not oblige, to free its space. */
+  /** The range reads as zeros afterwards. `unmap` allows, not obliges, to free its space. */
   virtual void writeZeroes(uint64_t offset, uint64_t length, bool unmap) = 0;
   /** A hint: the contents of the range are no longer needed. They read as zeros afterwards. */
   virtual void discard(uint64_t offset, uint64_t length) = 0;

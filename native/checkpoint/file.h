@@ -1,0 +1,43 @@
+// A file of a checkpoint: owned descriptor, whole reads and whole writes at given offsets.
+//
+// The noexcept calls serve fault paths and return errno; the others throw Error naming the path.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace ckptfs {
+
+class CheckpointFile {
+ public:
+  /** Opens for reading. */
+  static CheckpointFile open(const std::string& path);
+  /** Creates for writing; the file must not exist. Mode 0600: it holds guest memory. */
+  static CheckpointFile create(const std::string& path);
+  CheckpointFile(CheckpointFile&& other) noexcept;
+  ~CheckpointFile();
+  CheckpointFile(const CheckpointFile&) = delete;
+  CheckpointFile& operator=(const CheckpointFile&) = delete;
+
+  const std::string& path() const noexcept { return path_; }
+  uint64_t bytes() const;
+  /** 0, an errno, or kShort when the file ends first. */
+  static constexpr int kShort = -1;
+  int tryRead(uint64_t offset, std::span<std::byte> into) const noexcept;
+  int tryWrite(uint64_t offset, std::span<const std::byte> from) const noexcept;
+  /** Throws Error(damaged) when the file ends first. */
+  void read(uint64_t offset, std::span<std::byte> into) const;
+  void write(uint64_t offset, std::span<const std::byte> from) const;
+  void sync() const;
+  /** Opens the path again under the same descriptor, for a file that was replaced. Any thread. */
+  void reopen() const;
+
+ private:
+  CheckpointFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  std::string path_;
+  int fd_;
+};
+
+}  // namespace ckptfs

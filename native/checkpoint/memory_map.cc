@@ -1,0 +1,191 @@
+#include "checkpoint/memory_map.h"
+
+#include <algorithm>
+#include <cctype>
+#include <set>
+
+#include "base/error.h"
+#include "checkpoint/file.h"
+
+namespace ckptfs {
+
+using namespace format;
+
+namespace {
+
+[[noreturn]] void damaged(const std::string& path, const std::string& what) {
+  throw Error(Code::damaged, path + ": " + what);
+}
+
+template <class T>
+uint64_t appendTable(std::vector<std::byte>& bytes, uint64_t at, const std::vector<T>& table) {
+  if (!table.empty()) std::memcpy(bytes.data() + at, table.data(), table.size() * sizeof(T));
+  return at + table.size() * sizeof(T);
+}
+
+template <class T>
+std::vector<T> takeTable(std::span<const std::byte> bytes, uint64_t& at, uint64_t count) {
+  std::vector<T> table(count);
+  if (count != 0) std::memcpy(table.data(), bytes.data() + at, count * sizeof(T));
+  at += count * sizeof(T);
+  return table;
+}
+
+uint64_t encodedBytes(uint64_t segments, uint64_t ioBlocks, uint64_t blocks) {
+  return sizeof(MapHeader) + segments * sizeof(MapSegment) + ioBlocks * sizeof(MapIoBlock) +
+         blocks * sizeof(MapBlock) + sizeof(uint64_t);
+}
+
+/** A plain file name, so that no map leads out of its directory. */
+bool isFileName(const MapSegment& segment) {
+  const auto* const end = std::find(segment.name, std::end(segment.name), '\0');
+  if (end == segment.name || end == std::end(segment.name) || segment.name[0] == '.') return false;
+  return std::all_of(segment.name, end,
+                     [](unsigned char c) {
+                       return std::isalnum(c) || c == '.' || c == '-' || c == '_';
+                     }) &&
+         std::all_of(end, std::end(segment.name), [](char c) { return c == '\0'; });
+}
+
+const char* faultOf(const MapSegment& segment) {
+  if (segment.kind != SegmentKind::hot && segment.kind != SegmentKind::cold) return "kind";
+  if (segment.reserved != 0) return "reserved bytes";
+  if (segment.bytes < 2 * kAlignment || segment.bytes % kAlignment != 0) return "size";
+  if (!isFileName(segment)) return "file name";
+  return nullptr;
+}
+
+const char* faultOf(const MapIoBlock& io, const MemoryMap& map) {
+  if (io.segment >= map.segments.size()) return "segment";
+  if (io.count == 0 || io.count > map.geometry.blocksPerIoBlock) return "count";
+  if (io.reserved != 0) return "reserved bytes";
+  if (io.bytes == 0 || io.bytes % kAlignment != 0 || io.bytes > maxIoBlockBytes(map.geometry))
+    return "length";
+  const uint64_t limit = map.segments[io.segment].bytes - kAlignment;  // the seal
+  if (io.offset < kAlignment || io.offset % kAlignment != 0 || io.offset > limit ||
+      io.bytes > limit - io.offset)
+    return "offset";
+  return nullptr;
+}
+
+const char* faultOf(const MapBlock& block, const MemoryMap& map) {
+  if (block.reserved[0] != 0 || block.reserved[1] != 0 || block.reserved[2] != 0)
+    return "reserved bytes";
+  const uint64_t blockBytes = map.geometry.blockBytes();
+  switch (block.codec) {
+    case Codec::zero:
+      return block.ioBlock == kNoIoBlock && block.offset == 0 && block.stored == 0 &&
+                     block.checksum == 0
+                 ? nullptr
+                 : "zero block";
+    case Codec::raw:
+      if (block.stored != blockBytes) return "length";
+      break;
+    case Codec::lz4:
+      if (block.stored == 0 || block.stored >= blockBytes) return "length";
+      break;
+    default:
+      return "codec";
+  }
+  if (block.ioBlock >= map.ioBlocks.size()) return "IO block";
+  const MapIoBlock& io = map.ioBlocks[block.ioBlock];
+  if (block.offset < bodiesAt(io.count) || block.offset > io.bytes ||
+      block.stored > io.bytes - block.offset)
+    return "offset";
+  return nullptr;
+}
+
+}  // namespace
+
+void checkCheckpointable(const Geometry& geometry, uint64_t memoryBytes) {
+  validate(geometry, memoryBytes);
+  if (geometry.ioBlockBytes() > kMaxIoBlockBytes)
+    throw Error(Code::usage, "IO blocks of " + std::to_string(geometry.ioBlockBytes()) +
+                                 " bytes are larger than " + std::to_string(kMaxIoBlockBytes) +
+                                 "; choose fewer or smaller blocks");
+  if (geometry.blocksIn(memoryBytes) > kMaxBlocks)
+    throw Error(Code::usage, "guest memory of more than " + std::to_string(kMaxBlocks) +
+                                 " memory blocks; choose larger ones");
+}
+
+std::vector<std::byte> MemoryMap::encode() const {
+  MapHeader header = {};
+  std::memcpy(header.magic, kMapMagic, sizeof header.magic);
+  header.version = kVersion;
+  header.headerBytes = sizeof header;
+  header.fileBytes = encodedBytes(segments.size(), ioBlocks.size(), blocks.size());
+  header.memoryBytes = memoryBytes;
+  header.pageBytes = geometry.pageBytes;
+  header.pagesPerBlock = geometry.pagesPerBlock;
+  header.blocksPerIoBlock = geometry.blocksPerIoBlock;
+  header.segments = static_cast<uint32_t>(segments.size());
+  header.ioBlocks = ioBlocks.size();
+  header.blocks = blocks.size();
+  std::vector<std::byte> bytes(header.fileBytes);
+  put(bytes, 0, header);
+  uint64_t at = appendTable(bytes, sizeof header, segments);
+  at = appendTable(bytes, at, ioBlocks);
+  at = appendTable(bytes, at, blocks);
+  put(bytes, at, checksumOf(std::span(bytes).first(at)));
+  return bytes;
+}
+
+MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string& path) {
+  if (bytes.size() < sizeof(MapHeader) + sizeof(uint64_t)) damaged(path, "too short for a map");
+  const auto header = take<MapHeader>(bytes);
+  if (std::memcmp(header.magic, kMapMagic, sizeof header.magic) != 0)
+    damaged(path, "not a memory map (magic)");
+  if (header.version != kVersion)
+    throw Error(Code::unsupported, path + ": memory map version " + std::to_string(header.version) +
+                                       "; this build reads version " + std::to_string(kVersion));
+  // Each count is bounded before the sizes are added up, so that nothing overflows.
+  if (header.headerBytes != sizeof header || header.segments > kMaxSegments ||
+      header.blocks > kMaxBlocks || header.ioBlocks > header.blocks)
+    damaged(path, "header counts are out of range");
+  if (header.fileBytes != bytes.size() ||
+      header.fileBytes != encodedBytes(header.segments, header.ioBlocks, header.blocks))
+    damaged(path, "size " + std::to_string(bytes.size()) + " does not match its header");
+  const uint64_t end = bytes.size() - sizeof(uint64_t);
+  if (take<uint64_t>(bytes, end) != checksumOf(bytes.first(end))) damaged(path, "checksum mismatch");
+
+  MemoryMap map;
+  map.memoryBytes = header.memoryBytes;
+  map.geometry = {header.pageBytes, header.pagesPerBlock, header.blocksPerIoBlock};
+  try {
+    checkCheckpointable(map.geometry, map.memoryBytes);
+  } catch (const Error& error) {
+    damaged(path, error.what());
+  }
+  if (map.geometry.blocksIn(map.memoryBytes) != header.blocks)
+    damaged(path, "block count does not match the memory size");
+
+  uint64_t at = sizeof header;
+  map.segments = takeTable<MapSegment>(bytes, at, header.segments);
+  map.ioBlocks = takeTable<MapIoBlock>(bytes, at, header.ioBlocks);
+  map.blocks = takeTable<MapBlock>(bytes, at, header.blocks);
+  const auto check = [&path](const char* fault, const char* table, size_t index) {
+    if (fault != nullptr)
+      damaged(path, std::string(table) + " " + std::to_string(index) + ": bad " + fault);
+  };
+  std::set<std::string> names;
+  for (size_t i = 0; i < map.segments.size(); ++i) {
+    check(faultOf(map.segments[i]), "segment", i);
+    if (!names.insert(map.segments[i].name).second) check("repeated file name", "segment", i);
+  }
+  for (size_t i = 0; i < map.ioBlocks.size(); ++i)
+    check(faultOf(map.ioBlocks[i], map), "IO block", i);
+  for (size_t i = 0; i < map.blocks.size(); ++i) check(faultOf(map.blocks[i], map), "block", i);
+  return map;
+}
+
+MemoryMap MemoryMap::read(const std::string& path) {
+  const CheckpointFile file = CheckpointFile::open(path);
+  const uint64_t size = file.bytes();
+  if (size > encodedBytes(kMaxSegments, kMaxBlocks, kMaxBlocks))
+    damaged(path, "too large for a memory map");
+  std::vector<std::byte> bytes(size);
+  file.read(0, bytes);
+  return decode(bytes, path);
+}
+
+}  // namespace ckptfs

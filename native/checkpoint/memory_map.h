@@ -1,0 +1,36 @@
+// memory.map: for every memory block of a checkpoint, where its contents are (memory-IO map).
+//
+// A plain value. encode() and decode() are exact inverses; decode() takes hostile bytes: whatever it
+// returns is consistent in itself, so that readers may index the tables without further checks.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/format.h"
+
+namespace ckptfs {
+
+struct MemoryMap {
+  static constexpr const char* kFileName = "memory.map";
+
+  uint64_t memoryBytes = 0;
+  Geometry geometry;
+  std::vector<format::MapSegment> segments;  // hot before cold
+  std::vector<format::MapIoBlock> ioBlocks;  // of one segment: in file order
+  std::vector<format::MapBlock> blocks;      // by block id
+
+  std::string segmentName(uint32_t segment) const { return segments[segment].name; }
+
+  std::vector<std::byte> encode() const;
+  /** Throws Error(damaged) naming `path` and the place, Error(unsupported) for another version. */
+  static MemoryMap decode(std::span<const std::byte> bytes, const std::string& path);
+  /** Reads and decodes a file. */
+  static MemoryMap read(const std::string& path);
+};
+
+/** Throws Error(usage) when a checkpoint cannot hold memory of this shape. */
+void checkCheckpointable(const Geometry& geometry, uint64_t memoryBytes);
+
+}  // namespace ckptfs

@@ -1,0 +1,158 @@
+#include "devices/virtio/blk_request.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+namespace ckptfs {
+namespace {
+
+constexpr uint64_t kSector = Disk::kSectorBytes;
+constexpr uint32_t kUnmap = 1;  // flag of a write-zeroes range
+
+/** True when [sector, sector + count) is on the disk. */
+bool onDisk(const Disk& disk, uint64_t sector, uint64_t count) {
+  const uint64_t sectors = disk.bytes() / kSector;
+  return sector <= sectors && count <= sectors - sector;
+}
+
+/** A buffer for a slice of `total` bytes; not zeroed, because it is filled before it is used. */
+struct SliceBuffer {
+  explicit SliceBuffer(uint64_t total)
+      : bytes(
+            std::make_unique_for_overwrite<std::byte[]>(std::min(total, BlkRequest::kSliceBytes))) {
+  }
+  std::span<std::byte> first(uint64_t length) const { return {bytes.get(), length}; }
+  std::unique_ptr<std::byte[]> bytes;
+};
+
+}  // namespace
+
+const BlkRequest::Entry BlkRequest::kOperations[] = {
+    {0, &BlkRequest::readDisk, false}, {1, &BlkRequest::writeDisk, true},
+    {4, &BlkRequest::flush, false},    {8, &BlkRequest::getId, false},
+    {11, &BlkRequest::discard, true},  {13, &BlkRequest::writeZeroes, true},
+};
+
+bool BlkRequest::wellFormed() const noexcept {
+  return chain_.readableBytes >= sizeof(Header) && chain_.writableBytes >= 1;
+}
+
+bool BlkRequest::execute(const BlkTarget& target, bool writeThrough) noexcept {
+  Outcome outcome = Outcome::ioError;
+  written_ = 0;
+  try {
+    outcome = run(target, writeThrough);
+  } catch (const Error& error) {
+    if (target.onFailure) target.onFailure(error);
+  } catch (const std::exception& error) {
+    if (target.onFailure) target.onFailure(Error(Code::io, error.what()));
+  }
+  if (outcome == Outcome::noMemory) return false;
+  const auto status = std::byte(outcome);
+  if (!scatter(target.ram, chain_.writable, writableData(), {&status, 1})) return false;
+  // The length tells how much is valid from the start of the writable part: after an error only the
+  // status was stored, which counts as one byte.
+  if (outcome != Outcome::ok) written_ = 0;
+  ++written_;
+  return true;
+}
+
+BlkRequest::Outcome BlkRequest::run(const BlkTarget& target, bool writeThrough) {
+  if (!gather(target.ram, chain_.readable, 0, std::as_writable_bytes(std::span(&header_, 1))))
+    return Outcome::noMemory;
+  const auto entry = std::find_if(std::begin(kOperations), std::end(kOperations),
+                                  [this](const Entry& e) { return e.type == header_.type; });
+  if (entry == std::end(kOperations)) return Outcome::unsupported;
+  if (entry->changesDisk && target.disk.readOnly()) return Outcome::ioError;
+  const Outcome outcome = (this->*entry->operation)(target);
+  if (outcome == Outcome::ok && entry->changesDisk && writeThrough) target.disk.flush();
+  return outcome;
+}
+
+bool BlkRequest::dataFits(const BlkTarget& target, uint64_t length) const noexcept {
+  return length % kSector == 0 && length <= kDataLimitBytes &&
+         onDisk(target.disk, header_.sector, length / kSector);
+}
+
+BlkRequest::Outcome BlkRequest::readDisk(const BlkTarget& target) {
+  const uint64_t total = writableData();
+  if (!dataFits(target, total)) return Outcome::ioError;
+  // Traced memory is saved before the read is issued (requirement A9).
+  if (!prepareScatter(target.ram, chain_.writable, 0, total)) return Outcome::noMemory;
+  const SliceBuffer buffer(total);
+  for (uint64_t done = 0; done < total;) {
+    const auto slice = buffer.first(std::min(total - done, kSliceBytes));
+    target.disk.read(header_.sector * kSector + done, slice);
+    if (!scatter(target.ram, chain_.writable, done, slice)) return Outcome::noMemory;
+    done += slice.size();
+  }
+  written_ = uint32_t(total);
+  return Outcome::ok;
+}
+
+BlkRequest::Outcome BlkRequest::writeDisk(const BlkTarget& target) {
+  const uint64_t total = readableData();
+  if (!dataFits(target, total)) return Outcome::ioError;
+  const SliceBuffer buffer(total);
+  for (uint64_t done = 0; done < total;) {
+    const auto slice = buffer.first(std::min(total - done, kSliceBytes));
+    if (!gather(target.ram, chain_.readable, sizeof(Header) + done, slice))
+      return Outcome::noMemory;
+    target.disk.write(header_.sector * kSector + done, slice);
+    done += slice.size();
+  }
+  return Outcome::ok;
+}
+
+BlkRequest::Outcome BlkRequest::flush(const BlkTarget& target) {
+  target.disk.flush();
+  return Outcome::ok;
+}
+
+BlkRequest::Outcome BlkRequest::getId(const BlkTarget& target) {
+  std::byte id[kIdBytes] = {};
+  std::transform(target.id.begin(),
+                 target.id.begin() + ptrdiff_t(std::min(target.id.size(), kIdBytes)), id,
+                 [](char c) { return std::byte(c); });
+  const uint64_t length = std::min<uint64_t>(writableData(), kIdBytes);
+  if (!scatter(target.ram, chain_.writable, 0, std::span(id).first(length)))
+    return Outcome::noMemory;
+  written_ = uint32_t(length);
+  return Outcome::ok;
+}
+
+template <class Apply>
+BlkRequest::Outcome BlkRequest::forEachRange(const BlkTarget& target, uint32_t knownFlags,
+                                             Apply apply) {
+  const uint64_t length = readableData();
+  if (length == 0 || length % sizeof(Range) != 0 || length / sizeof(Range) > kRangesMax)
+    return Outcome::ioError;
+  std::vector<Range> ranges(length / sizeof(Range));
+  if (!gather(target.ram, chain_.readable, sizeof(Header),
+              std::as_writable_bytes(std::span(ranges))))
+    return Outcome::noMemory;
+  for (const Range& range : ranges) {
+    if (range.flags & ~knownFlags) return Outcome::unsupported;
+    if (range.sectors > kRangeSectorsMax || !onDisk(target.disk, range.sector, range.sectors))
+      return Outcome::ioError;
+  }
+  for (const Range& range : ranges)
+    if (range.sectors != 0)
+      apply(range.sector * kSector, range.sectors * kSector, (range.flags & kUnmap) != 0);
+  return Outcome::ok;
+}
+
+BlkRequest::Outcome BlkRequest::discard(const BlkTarget& target) {
+  return forEachRange(target, 0, [&](uint64_t offset, uint64_t length, bool) {
+    target.disk.discard(offset, length);
+  });
+}
+
+BlkRequest::Outcome BlkRequest::writeZeroes(const BlkTarget& target) {
+  return forEachRange(target, kUnmap, [&](uint64_t offset, uint64_t length, bool unmap) {
+    target.disk.writeZeroes(offset, length, unmap);
+  });
+}
+
+}  // namespace ckptfs

@@ -1,0 +1,59 @@
+#include "devices/virtio/segments.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ckptfs {
+namespace {
+
+/** Calls visit(address, position, count) for every piece of [skip, skip + length); stops on false.
+ */
+template <class Visit>
+bool forEachPiece(std::span<const Segment> segments, uint64_t skip, uint64_t length, Visit visit) {
+  uint64_t position = 0;
+  for (const Segment& segment : segments) {
+    if (position == length) break;
+    if (skip >= segment.length) {
+      skip -= segment.length;
+      continue;
+    }
+    const uint64_t count = std::min(segment.length - skip, length - position);
+    if (!visit(segment.address + skip, position, count)) return false;
+    position += count;
+    skip = 0;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool gather(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+            std::span<std::byte> into) noexcept {
+  return forEachPiece(segments, skip, into.size(),
+                      [&](uint64_t address, uint64_t position, uint64_t count) {
+                        const auto bytes = ram.readable(address, count);
+                        if (bytes.empty()) return false;
+                        std::memcpy(into.data() + position, bytes.data(), count);
+                        return true;
+                      });
+}
+
+bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+             std::span<const std::byte> from) noexcept {
+  return forEachPiece(segments, skip, from.size(),
+                      [&](uint64_t address, uint64_t position, uint64_t count) {
+                        const auto bytes = ram.writable(address, count);
+                        if (bytes.empty()) return false;
+                        std::memcpy(bytes.data(), from.data() + position, count);
+                        return true;
+                      });
+}
+
+bool prepareScatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+                    uint64_t length) noexcept {
+  return forEachPiece(segments, skip, length, [&](uint64_t address, uint64_t, uint64_t count) {
+    return !ram.writable(address, count).empty();
+  });
+}
+
+}  // namespace ckptfs

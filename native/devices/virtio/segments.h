@@ -1,0 +1,32 @@
+// The scattered guest memory of one request, and copies between it and host buffers.
+//
+// Lengths and addresses were checked when the chain was taken from its queue: every segment is RAM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "devices/guest_ram.h"
+
+namespace ckptfs {
+
+/** Guest-physical bytes [address, address + length). */
+struct Segment {
+  uint64_t address = 0;
+  uint32_t length = 0;
+  bool operator==(const Segment&) const = default;
+};
+
+/** Fills `into` from the bytes at `skip` of the concatenated segments, which must be long enough.
+ *  False when the memory cannot be loaded now. */
+bool gather(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+            std::span<std::byte> into) noexcept;
+/** The inverse; false when the memory cannot be loaded or saved now. */
+bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+             std::span<const std::byte> from) noexcept;
+/** Makes `length` bytes at `skip` ready to be written, before they are read from a disk (A9). */
+bool prepareScatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
+                    uint64_t length) noexcept;
+
+}  // namespace ckptfs

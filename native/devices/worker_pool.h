@@ -1,0 +1,39 @@
+// A few threads that carry out blocking disk requests for all devices of one machine.
+//
+// Jobs start in the order of submission. The queue needs no limit of its own: a device submits one
+// job per request in flight, and has at most a virtqueue of those (kQueueSizeMax).
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace ckptfs {
+
+class WorkerPool {
+ public:
+  /** Starts `threads` threads (at least 1) named "<name>-<index>". */
+  WorkerPool(unsigned threads, const std::string& name);
+  /** Carries out what was submitted, then joins the threads. */
+  ~WorkerPool();
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  /** From any thread; a job must not throw. */
+  void submit(std::function<void()> job);
+
+ private:
+  void work();
+
+  std::mutex mutex_;  // guards jobs_ and closing_
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_;
+  bool closing_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ckptfs

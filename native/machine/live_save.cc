@@ -1,0 +1,171 @@
+#include "machine/live_save.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "machine/machine.h"
+
+namespace ckptfs {
+namespace {
+
+constexpr unsigned kStateFormat = 1;
+/** A disk that does not answer for so long fails the checkpoint; the guest goes on waiting for it. */
+constexpr auto kDrainTimeout = std::chrono::seconds(30);
+
+/** How often a save that waits for a restore looks whether it is complete. */
+constexpr auto kRestorePoll = std::chrono::milliseconds(1);
+
+using Clock = std::chrono::steady_clock;
+
+uint64_t microseconds(Clock::duration d) {
+  return uint64_t(std::chrono::duration_cast<std::chrono::microseconds>(d).count());
+}
+
+}  // namespace
+
+CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
+  const auto begun = Clock::now();
+  // A block that has not been loaded cannot be saved: the restore goes first.
+  awaitRestore();
+  try {
+    prepare();
+    pause();
+  } catch (...) {
+    for (const Switch& disk : switches_)
+      if (disk.fresh) ::unlink(disk.fresh->path().c_str());
+    throw;
+  }
+  resumed(result_.pauseUs);
+  finish();
+  result_.totalUs = microseconds(Clock::now() - begun);
+  return result_;
+}
+
+void LiveSave::awaitRestore() const {
+  if (!machine_.restorer_) return;
+  for (;;) {
+    const RestoreProgress progress = machine_.restorer_->progress();
+    if (progress.done) return;
+    if (!progress.error.empty()) throw Error(Code::damaged, progress.error);
+    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+    std::this_thread::sleep_for(kRestorePoll);
+  }
+}
+
+void LiveSave::prepare() {
+  for (const CheckpointRequest::Redo& redo : request_.redo) {
+    auto chain = machine_.platform_.disk(redo.disk);
+    auto fresh = chain->prepare(redo.path);
+    switches_.push_back({std::move(chain), std::move(fresh)});
+  }
+  saver_ = std::make_unique<Saver>(
+      machine_.memory_, SaveOptions{.directory = request_.directory,
+                                    .compress = request_.codec == "lz4",
+                                    .vcpus = machine_.config_.cpus});
+  running_ = saver_.get();
+  if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+}
+
+void LiveSave::pause() {
+  struct ReleaseDevices {
+    Platform& platform;
+    ~ReleaseDevices() { platform.release(); }
+  } devices{machine_.platform_};
+  machine_.platform_.hold();
+  machine_.platform_.waitDrained(kDrainTimeout);
+
+  const auto stopping = Clock::now();
+  machine_.quiesce();
+  struct Unquiesce {
+    Machine& machine;
+    ~Unquiesce() { machine.unquiesce(); }
+  };
+  Clock::time_point stopped, armed, copied, switched;
+  {
+    const Unquiesce guest{machine_};
+    stopped = Clock::now();
+    saver_->arm();
+    armed = Clock::now();
+    {
+      std::lock_guard quiet(machine_.inputMutex_);
+      frozen_ = {machine_.clock_.now(), machine_.vcpus_->freeze(), machine_.platform_.freeze()};
+    }
+    if (request_.oracle) {
+      const std::byte* ram = machine_.memory_.hostView();
+      machine_.oracle_.assign(ram, ram + machine_.memory_.bytes());
+    }
+    copied = Clock::now();
+    for (Switch& disk : switches_) disk.chain->push(std::move(disk.fresh));
+    switched = Clock::now();
+  }
+  const auto resumed = Clock::now();
+  result_.pauseUs = microseconds(resumed - stopping);
+  result_.phasesUs = {microseconds(stopped - stopping), microseconds(armed - stopped),
+                      microseconds(copied - armed), microseconds(switched - copied)};
+}
+
+void LiveSave::finish() {
+  saver_->start();
+  try {
+    for (const Switch& disk : switches_) disk.chain->sealFrozen();
+    result_.disks = frozenDisks();
+    result_.deviceState = frozen_.toJson();
+  } catch (...) {
+    saver_->cancel();
+    try {
+      saver_->wait();
+    } catch (const Error&) {  // the first failure is the one to tell
+    }
+    throw;
+  }
+  const SaveResult saved = saver_->wait();
+  result_.memoryBytes = machine_.memory_.bytes();
+  result_.storedBytes = saved.storedBytes;
+  result_.blocks = {saved.vcpu, saved.background, saved.zero, 0};
+  result_.faults = saved.faults;
+  result_.guestTicks = frozen_.ticks;
+}
+
+std::vector<DiskConfig> LiveSave::frozenDisks() const {
+  std::vector<DiskConfig> disks;
+  for (const Platform::Attached& attached : machine_.platform_.disks()) {
+    DiskConfig disk;
+    disk.id = attached.id;
+    disk.parent = attached.chain->parentPath();
+    disk.parentIdentity = attached.chain->parentIdentity();
+    for (const auto& layer : attached.chain->layers())
+      if (layer.sealed) disk.redo.push_back(layer.path);
+    disk.access = attached.chain->readOnly() ? "readonly" : "redo";
+    disks.push_back(std::move(disk));
+  }
+  return disks;
+}
+
+std::string LiveSave::FrozenMachine::toJson() const {
+  Json components = Json::object();
+  for (const auto& [name, state] : devices) components[name] = state->toJson();
+  const Json json{{"format", kStateFormat},
+                  {"clock", toHex(ticks)},
+                  {"vcpus", vcpus->toJson()},
+                  {"devices", components}};
+  return json.dump(2) + "\n";
+}
+
+void LiveSave::cancel() {
+  cancelled_ = true;
+  if (Saver* saver = running_) saver->cancel();
+}
+
+Json LiveSave::progress() const {
+  const Saver* saver = running_;
+  if (!saver) return {};
+  const auto p = saver->progress();
+  return {{"blocksTotal", p.blocksTotal},
+          {"blocksSaved", p.blocksSaved},
+          {"storedBytes", p.storedBytes}};
+}
+
+}  // namespace ckptfs

@@ -1,0 +1,62 @@
+// One live checkpoint of a machine, in the order of requirement A.
+//
+//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in their
+//                queues), so that no IO is left for the pause
+//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing else
+//   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs sealed
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/stateful.h"
+#include "checkpoint/saver.h"
+#include "disk/chain.h"
+#include "machine/machine_config.h"
+
+namespace ckptfs {
+
+class Machine;
+
+class LiveSave {
+ public:
+  LiveSave(Machine& machine, const CheckpointRequest& request) : machine_(machine), request_(request) {}
+
+  /** Runs it all on the calling thread. Throws Error with traces lifted and the guest running. */
+  CheckpointResult run(const std::function<void(uint64_t pauseUs)>& resumed);
+
+  // From any thread.
+  void cancel();
+  Json progress() const;
+
+ private:
+  struct Switch {
+    std::shared_ptr<Chain> chain;
+    std::unique_ptr<RedoLog> fresh;
+  };
+  struct FrozenMachine {
+    uint64_t ticks = 0;
+    std::unique_ptr<Frozen> vcpus;
+    std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> devices;
+    std::string toJson() const;
+  };
+
+  void awaitRestore() const;
+  void prepare();
+  void pause();
+  void finish();
+  std::vector<DiskConfig> frozenDisks() const;
+
+  Machine& machine_;
+  const CheckpointRequest& request_;
+  std::atomic<bool> cancelled_{false};
+  std::atomic<Saver*> running_{nullptr};  // for progress and cancel
+  std::unique_ptr<Saver> saver_;
+  std::vector<Switch> switches_;
+  FrozenMachine frozen_;
+  CheckpointResult result_;
+};
+
+}  // namespace ckptfs

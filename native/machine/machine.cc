@@ -1,0 +1,327 @@
+#include "machine/machine.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/thread_name.h"
+#include "cpu/rv64/cpus.h"
+#include "devices/memory_map.h"
+#include "machine/live_save.h"
+
+namespace ckptfs {
+
+using memory_map::kRamBase;
+
+namespace {
+
+constexpr unsigned kStateFormat = 1;
+
+uint64_t nowNs() noexcept {
+  return uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+const char* stateName(Machine::State state) {
+  switch (state) {
+    case Machine::State::created: return "created";
+    case Machine::State::running: return "running";
+    case Machine::State::paused: return "paused";
+    case Machine::State::failed: return "failed";
+    case Machine::State::ended: return "ended";
+  }
+  return "failed";
+}
+
+}  // namespace
+
+Machine::Machine(const MachineConfig& config, Events events)
+    : config_(config),
+      events_(std::move(events)),
+      memory_(config.memoryBytes, config.geometry, config.trace),
+      vcpus_(makeRv64(memory_, kRamBase, config.cpus, *this)),
+      platform_(
+          config, memory_, kRamBase,
+          [this](unsigned vcpu, bool level) { vcpus_->setExternalInterrupt(vcpu, level); },
+          events_.console),
+      gate_(config.cpus),
+      timers_(clock_, config.cpus, [this](unsigned vcpu) { vcpus_->timerExpired(vcpu); }) {
+  memory_.onFailure([this] { onMemoryFailure(); });
+}
+
+Machine::~Machine() { close(); }
+
+std::span<std::byte> Machine::ram(uint64_t address, uint64_t length) {
+  if (address < kRamBase || address - kRamBase > memory_.bytes() ||
+      length > memory_.bytes() - (address - kRamBase))
+    throw Error(Code::usage, "the guest's RAM does not reach that far");
+  return {memory_.hostView() + (address - kRamBase), length};
+}
+
+void Machine::load(uint64_t address, std::span<const std::byte> bytes) {
+  std::copy(bytes.begin(), bytes.end(), ram(address, bytes.size()).begin());
+}
+
+void Machine::loadFile(const std::string& path, uint64_t fileOffset, uint64_t length,
+                       uint64_t address) {
+  std::span<std::byte> into = ram(address, length);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throwErrno(errno, "cannot open " + path);
+  while (!into.empty()) {
+    const ssize_t n = ::pread(fd, into.data(), into.size(), off_t(fileOffset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      const int err = errno;
+      ::close(fd);
+      if (n < 0) throwErrno(err, "cannot read " + path);
+      throw Error(Code::io, path + " is shorter than expected; it must not change while a VM starts");
+    }
+    into = into.subspan(size_t(n));
+    fileOffset += uint64_t(n);
+  }
+  ::close(fd);
+}
+
+void Machine::boot(uint64_t entry, uint64_t deviceTree) { vcpus_->reset(entry, deviceTree); }
+
+void Machine::restore(const RestoreRequest& request) {
+  restoreBegunNs_ = nowNs();
+  Json state;
+  try {
+    state = Json::parse(request.deviceState);
+    if (state.at("format") != kStateFormat)
+      throw Error(Code::unsupported, "device state: unknown format; use a newer ckptfs");
+    clock_.set(fromHex(state.at("clock")));
+    vcpus_->thaw(state.at("vcpus"));
+    platform_.thaw(state.at("devices"));
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(Code::damaged, std::string("device state: ") + error.what());
+  }
+  instructionsAtRestore_ = instructions();
+  image_ = std::make_unique<MemoryImage>(request.directory);
+  restorer_ = std::make_unique<Restorer>(memory_, *image_);
+  if (request.lazy)
+    restorer_->arm();
+  else
+    restorer_->loadAll();
+}
+
+void Machine::start() {
+  if (state_ != State::created) throw Error(Code::usage, "the machine has been started already");
+  state_ = State::running;
+  clock_.run();
+  timers_.wake();
+  vcpus_->rearmTimers();
+  for (unsigned i = 0; i < vcpus_->count(); ++i) threads_.emplace_back([this, i] { runVcpu(i); });
+  platform_.release();
+  if (restorer_) {
+    watcher_ = std::thread([this] { watchFirstInstruction(); });
+    restorer_->start();
+  }
+}
+
+void Machine::runVcpu(unsigned index) {
+  nameThread(("ckptfs-vcpu" + std::to_string(index)).c_str());
+  GuestMemory::attachThread();
+  Vcpu& vcpu = vcpus_->vcpu(index);
+  while (gate_.pass() && GuestMemory::runGuarded([&] { vcpu.run(); })) {
+  }
+  gate_.leave();
+}
+
+uint64_t Machine::instructions() const noexcept {
+  uint64_t sum = 0;
+  for (unsigned i = 0; i < vcpus_->count(); ++i) sum += vcpus_->vcpu(i).instructions();
+  return sum;
+}
+
+/** Polls, because a vCPU has better things to do than to report its first instruction. */
+void Machine::watchFirstInstruction() {
+  constexpr auto kInterval = std::chrono::microseconds(50);
+  while (!closing_ && instructions() == instructionsAtRestore_)
+    std::this_thread::sleep_for(kInterval);
+  firstInstructionNs_ = nowNs();
+}
+
+void Machine::requestExits() noexcept {
+  for (unsigned i = 0; i < vcpus_->count(); ++i) vcpus_->vcpu(i).requestExit();
+}
+
+void Machine::quiesce() {
+  std::lock_guard lock(holdMutex_);
+  gate_.hold();
+  requestExits();
+  if (!gate_.waitParked()) {
+    gate_.release();
+    throw Error(Code::io, "a vCPU waits for memory that cannot be read; see the VM's error");
+  }
+  clock_.freeze();
+}
+
+void Machine::unquiesce() {
+  std::lock_guard lock(holdMutex_);
+  if (gate_.holds() == 1) {
+    clock_.run();
+    timers_.wake();
+  }
+  gate_.release();
+}
+
+void Machine::pause() {
+  if (state_ != State::running) throw Error(Code::usage, "the guest is not running");
+  quiesce();
+  State expected = State::running;
+  state_.compare_exchange_strong(expected, State::paused);
+}
+
+void Machine::resume() {
+  State expected = State::paused;
+  if (!state_.compare_exchange_strong(expected, State::running))
+    throw Error(Code::usage, "the guest is not paused");
+  unquiesce();
+}
+
+CheckpointResult Machine::save(const CheckpointRequest& request,
+                         const std::function<void(uint64_t)>& resumed) {
+  const std::unique_lock one(saveMutex_, std::try_to_lock);
+  if (!one) throw Error(Code::busy, "another checkpoint of this VM is being saved");
+  if (state_ != State::running && state_ != State::paused)
+    throw Error(Code::usage, "the guest does not run, so there is nothing to save");
+  LiveSave save(*this, request);
+  {
+    std::lock_guard lock(liveMutex_);
+    live_ = &save;
+  }
+  struct Forget {
+    Machine& machine;
+    ~Forget() {
+      std::lock_guard lock(machine.liveMutex_);
+      machine.live_ = nullptr;
+    }
+  } forget{*this};
+  return save.run(resumed);
+}
+
+void Machine::cancelSave() {
+  std::lock_guard lock(liveMutex_);
+  if (live_) live_->cancel();
+}
+
+std::string Machine::memoryError() const {
+  const std::string error = restorer_ ? restorer_->progress().error : "";
+  return error.empty() ? "guest memory cannot be read" : error;
+}
+
+void Machine::onMemoryFailure() {
+  State expected = State::running;
+  if (!state_.compare_exchange_strong(expected, State::failed)) return;
+  // The failing thread stays inside its fault, so nobody may wait for it to park.
+  gate_.hold();
+  gate_.stuck(true);
+  requestExits();
+  events_.error(memoryError());
+}
+
+void Machine::retryRestore() {
+  if (state_ != State::failed)
+    throw Error(Code::usage, "the guest has not failed, so there is nothing to retry");
+  // Failing again from here on is a new failure.
+  state_ = State::running;
+  gate_.stuck(false);
+  gate_.release();
+  restorer_->retry();
+  platform_.retry();
+}
+
+void Machine::close() {
+  if (closing_.exchange(true)) return;
+  cancelSave();
+  const std::lock_guard noSave(saveMutex_);
+  gate_.close();
+  requestExits();
+  memory_.abandon();
+  for (std::thread& thread : threads_) thread.join();
+  if (watcher_.joinable()) watcher_.join();
+  if (restorer_) restorer_->stop();  // but it goes on to serve readers of memory
+  platform_.hold();
+  state_ = State::ended;
+}
+
+void Machine::consoleInput(std::span<const uint8_t> bytes) {
+  std::lock_guard lock(inputMutex_);
+  platform_.uart().receive(bytes);
+}
+
+Json Machine::status() const {
+  const auto counters = memory_.counters();
+  Json json{{"state", stateName(state_)},
+            {"instructions", instructions()},
+            {"faults", counters.faults},
+            {"mappings", counters.mappings},
+            {"guestTicks", std::to_string(clock_.now())}};
+  if (state_ == State::failed) json["error"] = memoryError();
+  return json;
+}
+
+Json Machine::saveProgress() const {
+  std::lock_guard lock(liveMutex_);
+  return live_ ? live_->progress() : Json();
+}
+
+Json Machine::restoreProgress() const {
+  if (!restorer_) return {};
+  const auto p = restorer_->progress();
+  const auto since = [&](uint64_t ns) { return ns ? (ns - restoreBegunNs_) / 1000 : 0; };
+  return {{"done", p.done},
+          {"blocks",
+           {{"total", p.total},
+            {"demand", p.demand},
+            {"prefetched", p.prefetched},
+            {"zero", p.zero}}},
+          {"faults", memory_.counters().faults},
+          {"firstInstructionUs", since(firstInstructionNs_)},
+          {"completeUs", since(p.completeNs)}};
+}
+
+ByteSource Machine::memorySource(std::shared_ptr<Machine> self) {
+  const uint64_t bytes = self->memory_.bytes();
+  return {bytes, [self = std::move(self)](uint64_t offset, std::span<std::byte> into) {
+            if (!self->memory_.prepareRead(offset, into.size()))
+              throw Error(Code::damaged, self->memoryError());
+            const std::byte* from = self->memory_.hostView() + offset;
+            std::copy(from, from + into.size(), into.begin());
+          }};
+}
+
+ByteSource Machine::diskSource(std::shared_ptr<Machine> self, const std::string& id) {
+  auto disk = self->platform_.disk(id);
+  return {disk->bytes(), [disk](uint64_t offset, std::span<std::byte> into) {
+            disk->read(offset, into);
+          }};
+}
+
+bool Machine::mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept {
+  return platform_.bus().read(address, size, value);
+}
+
+bool Machine::mmioWrite(uint64_t address, unsigned size, uint64_t value) noexcept {
+  return platform_.bus().write(address, size, value);
+}
+
+uint64_t Machine::now() noexcept { return clock_.now(); }
+
+void Machine::setTimer(unsigned vcpu, uint64_t ticks) noexcept { timers_.set(vcpu, ticks); }
+
+void Machine::debugWrite(const uint8_t* bytes, uint64_t length) noexcept {
+  events_.console({bytes, length});
+}
+
+void Machine::guestExit(const GuestExit& exit) noexcept {
+  State expected = State::running;
+  if (!state_.compare_exchange_strong(expected, State::ended)) return;
+  gate_.hold();
+  requestExits();
+  events_.exit(exit);
+}
+
+}  // namespace ckptfs

@@ -1,0 +1,130 @@
+// A virtual machine: guest memory, vCPUs on threads of their own, and the platform around them.
+//
+// Verbs may be called from any thread but the vCPUs'; pause, resume and save exclude one another where
+// they must. A guest that has ended, or that waits for memory that cannot be read, stays until close().
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/byte_source.h"
+#include "base/clock.h"
+#include "checkpoint/restorer.h"
+#include "cpu/vcpu.h"
+#include "machine/gate.h"
+#include "machine/machine_config.h"
+#include "machine/platform.h"
+#include "machine/timers.h"
+#include "memory/guest_memory.h"
+
+namespace ckptfs {
+
+class LiveSave;
+
+class Machine final : VcpuHost {
+ public:
+  enum class State : uint8_t { created, running, paused, failed, ended };
+
+  /** Called on vCPU and other threads; must return soon and not call back. */
+  struct Events {
+    std::function<void(std::span<const uint8_t>)> console;
+    std::function<void(const GuestExit&)> exit;
+    std::function<void(const std::string&)> error;
+  };
+
+  /** Makes memory, vCPUs and devices and opens the disks. Throws Error. */
+  Machine(const MachineConfig& config, Events events);
+  ~Machine();
+
+  // Before start(): what the guest begins with.
+  void loadFile(const std::string& path, uint64_t fileOffset, uint64_t length, uint64_t address);
+  void load(uint64_t address, std::span<const std::byte> bytes);
+  void boot(uint64_t entry, uint64_t deviceTree);
+  /** Device state first; then memory is armed for lazy loading, or loaded whole (C1). */
+  void restore(const RestoreRequest& request);
+
+  void start();
+  /** Quiesces the machine; holds nest with those of save(). Throws Error(io) if a vCPU is stuck. */
+  void pause();
+  void resume();
+  /** A live checkpoint; returns when it is complete and durable, or throws with traces lifted. */
+  CheckpointResult save(const CheckpointRequest& request, const std::function<void(uint64_t pauseUs)>& resumed);
+  /** Makes a save() under way throw Error(cancelled). */
+  void cancelSave();
+  /** Lets vCPUs that wait for memory that could not be read try again. */
+  void retryRestore();
+  /** Stops the guest for ever and joins all threads. */
+  void close();
+
+  void consoleInput(std::span<const uint8_t> bytes);
+
+  // Reports, as JSON objects of src/native.ts; "null" where there is nothing to report.
+  Json status() const;
+  Json saveProgress() const;
+  Json restoreProgress() const;
+
+  /** RAM now, and a disk now; `self` keeps the machine alive as long as the source. */
+  static ByteSource memorySource(std::shared_ptr<Machine> self);
+  static ByteSource diskSource(std::shared_ptr<Machine> self, const std::string& id);
+  /** RAM as it was inside the pause of the last save that asked for it. */
+  const std::vector<std::byte>& oracle() const { return oracle_; }
+
+ private:
+  friend class LiveSave;
+
+  // VcpuHost
+  bool mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept override;
+  bool mmioWrite(uint64_t address, unsigned size, uint64_t value) noexcept override;
+  uint64_t now() noexcept override;
+  void setTimer(unsigned vcpu, uint64_t ticks) noexcept override;
+  void debugWrite(const uint8_t* bytes, uint64_t length) noexcept override;
+  void guestExit(const GuestExit& exit) noexcept override;
+
+  void runVcpu(unsigned index);
+  uint64_t instructions() const noexcept;
+  /** Adds a hold, waits until all vCPUs are parked, and stops guest time. */
+  void quiesce();
+  void unquiesce();
+  void requestExits() noexcept;
+  void onMemoryFailure();
+  std::string memoryError() const;
+  void watchFirstInstruction();
+  std::span<std::byte> ram(uint64_t address, uint64_t length);
+
+  const MachineConfig config_;
+  const Events events_;
+  GuestClock clock_;
+  GuestMemory memory_;
+  std::unique_ptr<VcpuSet> vcpus_;
+  Platform platform_;
+  Gate gate_;
+  Timers timers_;
+  std::vector<std::thread> threads_;
+  std::thread watcher_;
+
+  std::atomic<State> state_{State::created};
+  std::atomic<bool> closing_{false};
+  std::mutex holdMutex_;   // orders quiesce and unquiesce
+  std::mutex inputMutex_;  // console input stays out while state is copied
+
+  // Restore; set before start() and kept for its report.
+  std::unique_ptr<MemoryImage> image_;
+  std::unique_ptr<Restorer> restorer_;
+  uint64_t restoreBegunNs_ = 0;
+  uint64_t instructionsAtRestore_ = 0;
+  std::atomic<uint64_t> firstInstructionNs_{0};
+
+  std::mutex saveMutex_;           // one save at a time
+  mutable std::mutex liveMutex_;   // guards the pointer below
+  LiveSave* live_ = nullptr;       // the save under way
+  std::vector<std::byte> oracle_;  // written inside a pause, read after save()
+};
+
+}  // namespace ckptfs

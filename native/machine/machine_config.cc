@@ -1,0 +1,117 @@
+#include "machine/machine_config.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace ckptfs {
+namespace {
+
+/** Parses `json` with `read`; nlohmann's type and key errors become Error(usage). */
+template <class Read>
+auto parse(const std::string& json, const char* what, Read read) {
+  try {
+    return read(Json::parse(json));
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(Code::usage, std::string(what) + ": " + error.what());
+  }
+}
+
+void readLayers(const Json& json, DiskLayers& layers) {
+  json.at("parent").get_to(layers.parent);
+  json.at("redo").get_to(layers.redo);
+  if (const auto it = json.find("parentIdentity"); it != json.end()) {
+    ParentIdentity identity;
+    it->at("bytes").get_to(identity.bytes);
+    identity.mtimeNs = std::stoull(it->at("mtimeNs").get<std::string>());
+    layers.parentIdentity = identity;
+  }
+}
+
+}  // namespace
+
+DiskLayers parseDiskLayers(const std::string& text) {
+  return parse(text, "disk layers", [](const Json& json) {
+    DiskLayers layers;
+    readLayers(json, layers);
+    return layers;
+  });
+}
+
+MachineConfig parseMachineConfig(const std::string& text) {
+  return parse(text, "machine configuration", [](const Json& json) {
+    MachineConfig config;
+    json.at("memoryBytes").get_to(config.memoryBytes);
+    json.at("cpus").get_to(config.cpus);
+    json.at("trace").get_to(config.trace);
+    const Json& geometry = json.at("geometry");
+    geometry.at("pageBytes").get_to(config.geometry.pageBytes);
+    geometry.at("pagesPerBlock").get_to(config.geometry.pagesPerBlock);
+    geometry.at("blocksPerIoBlock").get_to(config.geometry.blocksPerIoBlock);
+    for (const Json& item : json.at("disks")) {
+      DiskConfig disk;
+      readLayers(item, disk);
+      item.at("id").get_to(disk.id);
+      item.at("access").get_to(disk.access);
+      config.disks.push_back(std::move(disk));
+    }
+    return config;
+  });
+}
+
+Json toJson(const ParentIdentity& identity) {
+  return {{"bytes", identity.bytes}, {"mtimeNs", std::to_string(identity.mtimeNs)}};
+}
+
+CheckpointRequest parseCheckpointRequest(const std::string& text) {
+  return parse(text, "save request", [](const Json& json) {
+    CheckpointRequest request;
+    json.at("directory").get_to(request.directory);
+    json.at("codec").get_to(request.codec);
+    if (request.codec != "lz4" && request.codec != "none")
+      throw Error(Code::usage, "there is no codec " + request.codec + "; use lz4 or none");
+    request.oracle = json.value("oracle", false);
+    for (const Json& item : json.at("redo"))
+      request.redo.push_back({item.at("disk"), item.at("path")});
+    return request;
+  });
+}
+
+RestoreRequest parseRestoreRequest(const std::string& text) {
+  return parse(text, "restore request", [](const Json& json) {
+    return RestoreRequest{json.at("directory"), json.at("deviceState"), json.at("lazy")};
+  });
+}
+
+Json toJson(const CheckpointResult& r) {
+  Json disks = Json::array();
+  for (const DiskConfig& disk : r.disks) {
+    disks.push_back({{"id", disk.id},
+                     {"access", disk.access},
+                     {"parent", disk.parent},
+                     {"parentIdentity", toJson(disk.parentIdentity.value())},
+                     {"redo", disk.redo}});
+  }
+  return Json{
+      {"pauseUs", r.pauseUs},
+      {"phasesUs",
+       {{"quiesce", r.phasesUs.quiesce},
+        {"arm", r.phasesUs.arm},
+        {"state", r.phasesUs.state},
+        {"switch", r.phasesUs.switch_}}},
+      {"totalUs", r.totalUs},
+      {"memoryBytes", r.memoryBytes},
+      {"storedBytes", r.storedBytes},
+      {"blocks",
+       {{"vcpu", r.blocks.vcpu},
+        {"background", r.blocks.background},
+        {"zero", r.blocks.zero},
+        {"parent", r.blocks.parent}}},
+      {"faults", r.faults},
+      {"disks", disks},
+      {"deviceState", r.deviceState},
+      {"guestTicks", std::to_string(r.guestTicks)},
+  };
+}
+
+}  // namespace ckptfs

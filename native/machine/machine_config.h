@@ -1,0 +1,80 @@
+// The values that cross the native boundary, as structs and as JSON (src/native.ts has the same shapes).
+//
+// TypeScript has validated them for people; here a wrong shape is a programming error (Code::usage).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/geometry.h"
+#include "base/json.h"
+#include "disk/parent.h"
+
+namespace ckptfs {
+
+/** A raw parent under redo logs, oldest first. */
+struct DiskLayers {
+  std::string parent;
+  std::optional<ParentIdentity> parentIdentity;
+  std::vector<std::string> redo;
+};
+
+struct DiskConfig : DiskLayers {
+  std::string id;
+  std::string access;  // readonly | direct | redo
+};
+
+struct MachineConfig {
+  uint64_t memoryBytes = 0;
+  unsigned cpus = 1;
+  Geometry geometry;
+  std::string trace = "mprotect";
+  std::vector<DiskConfig> disks;
+};
+
+struct CheckpointRequest {
+  struct Redo {
+    std::string disk;
+    std::string path;
+  };
+  std::string directory;
+  std::string codec;
+  std::vector<Redo> redo;
+  bool oracle = false;
+};
+
+struct CheckpointResult {
+  struct Phases {
+    uint64_t quiesce = 0, arm = 0, state = 0, switch_ = 0;
+  };
+  struct Blocks {
+    uint64_t vcpu = 0, background = 0, zero = 0, parent = 0;
+  };
+  uint64_t pauseUs = 0;
+  Phases phasesUs;
+  uint64_t totalUs = 0;
+  uint64_t memoryBytes = 0;
+  uint64_t storedBytes = 0;
+  Blocks blocks;
+  uint64_t faults = 0;
+  std::vector<DiskConfig> disks;  // the layers that hold each disk as it was in the pause
+  std::string deviceState;
+  uint64_t guestTicks = 0;
+};
+
+struct RestoreRequest {
+  std::string directory;
+  std::string deviceState;
+  bool lazy = true;
+};
+
+DiskLayers parseDiskLayers(const std::string& json);
+MachineConfig parseMachineConfig(const std::string& json);
+CheckpointRequest parseCheckpointRequest(const std::string& json);
+RestoreRequest parseRestoreRequest(const std::string& json);
+Json toJson(const ParentIdentity& identity);
+Json toJson(const CheckpointResult& result);
+
+}  // namespace ckptfs

@@ -1,0 +1,98 @@
+#include "machine/platform.h"
+
+#include <nlohmann/json.hpp>
+
+#include "devices/memory_map.h"
+#include "devices/virtio/rng.h"
+
+namespace ckptfs {
+
+using namespace memory_map;
+
+namespace {
+
+/** Disk requests that are carried out at once, over all disks. */
+constexpr unsigned kDiskWorkers = 4;
+
+std::shared_ptr<Chain> openChain(const DiskConfig& disk) {
+  const auto access = disk.access == "readonly" ? Chain::Access::readonly
+                      : disk.access == "direct" ? Chain::Access::direct
+                                                : Chain::Access::redo;
+  return openLayers(disk, access);
+}
+
+}  // namespace
+
+std::shared_ptr<Chain> openLayers(const DiskLayers& layers, Chain::Access access) {
+  std::vector<Chain::LayerSpec> redo;
+  for (const std::string& path : layers.redo) redo.push_back({path, {}});
+  return Chain::open(layers.parent, layers.parentIdentity, redo, access);
+}
+
+Platform::Platform(const MachineConfig& config, GuestMemory& memory, uint64_t ramBase,
+                   Plic::Output interrupt, ConsoleOutput output)
+    : plic_(config.cpus, std::move(interrupt)),
+      uart_(plic_.line(kUartSource), std::move(output)),
+      pool_(kDiskWorkers, "ckptfs-disk") {
+  const GuestRam ram(memory, ramBase);
+  stateful_ = {{"plic", &plic_}, {"uart", &uart_}};
+  bus_.attach(kPlicBase, kPlicBytes, &plic_);
+  bus_.attach(kUartBase, kUartBytes, &uart_);
+  const auto attach = [&](std::unique_ptr<VirtioMmio> device) {
+    const unsigned slot = unsigned(virtio_.size());
+    bus_.attach(kVirtioBase + slot * kVirtioBytes, kVirtioBytes, device.get());
+    stateful_.emplace_back("virtio" + std::to_string(slot), device.get());
+    virtio_.push_back(std::move(device));
+  };
+  const auto nextLine = [&] { return plic_.line(kVirtioSource + unsigned(virtio_.size())); };
+  for (const DiskConfig& disk : config.disks) {
+    disks_.push_back({disk.id, openChain(disk)});
+    attach(std::make_unique<VirtioBlk>(*disks_.back().chain, disk.id, ram, nextLine(), pool_));
+  }
+  attach(std::make_unique<VirtioRng>(ram, nextLine()));
+}
+
+std::shared_ptr<Chain> Platform::disk(const std::string& id) const {
+  for (const Attached& disk : disks_)
+    if (disk.id == id) return disk.chain;
+  throw Error(Code::notFound, "the VM has no disk " + id);
+}
+
+void Platform::hold() {
+  for (const auto& device : virtio_) device->hold();
+}
+
+void Platform::waitDrained(std::chrono::milliseconds timeout) {
+  for (const auto& device : virtio_) {
+    if (!device->waitDrained(timeout))
+      throw Error(Code::busy, "the guest's disk requests did not complete in " +
+                                  std::to_string(timeout.count() / 1000) +
+                                  " s; check the storage of its disks and try again");
+  }
+}
+
+void Platform::release() {
+  for (const auto& device : virtio_) device->release();
+}
+
+void Platform::retry() {
+  for (const auto& device : virtio_) device->retry();
+}
+
+std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> Platform::freeze() const {
+  std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> frozen;
+  frozen.reserve(stateful_.size());
+  for (const auto& [name, device] : stateful_) frozen.emplace_back(name, device->freeze());
+  return frozen;
+}
+
+void Platform::thaw(const Json& devices) {
+  for (const auto& [name, device] : stateful_) {
+    const auto state = devices.find(name);
+    if (state == devices.end())
+      throw Error(Code::damaged, "device state: there is none for " + name);
+    device->thaw(*state);
+  }
+}
+
+}  // namespace ckptfs

@@ -1,0 +1,74 @@
+// The devices around the vCPUs: bus, interrupt controller, console, disks, entropy source.
+//
+// Devices are thawed after the vCPUs, the interrupt controller first: each then drives its own line.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "devices/bus.h"
+#include "devices/plic.h"
+#include "devices/uart.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/mmio.h"
+#include "devices/worker_pool.h"
+#include "disk/chain.h"
+#include "machine/machine_config.h"
+
+namespace ckptfs {
+
+class GuestMemory;
+
+/** Opens the layers of a disk; throws Error. */
+std::shared_ptr<Chain> openLayers(const DiskLayers& layers, Chain::Access access);
+
+class Platform {
+ public:
+  using ConsoleOutput = std::function<void(std::span<const uint8_t>)>;
+
+  /** Opens the disks; throws Error. `interrupt` is VcpuSet::setExternalInterrupt. */
+  Platform(const MachineConfig& config, GuestMemory& memory, uint64_t ramBase,
+           Plic::Output interrupt, ConsoleOutput output);
+  Platform(const Platform&) = delete;
+  Platform& operator=(const Platform&) = delete;
+
+  Bus& bus() noexcept { return bus_; }
+  Uart& uart() noexcept { return uart_; }
+  /** The disk of that id; throws Error(notFound). */
+  std::shared_ptr<Chain> disk(const std::string& id) const;
+
+  struct Attached {
+    std::string id;
+    std::shared_ptr<Chain> chain;
+  };
+  const std::vector<Attached>& disks() const noexcept { return disks_; }
+
+  /** Takes no new device requests; the guest goes on running and may queue more. */
+  void hold();
+  /** Waits until no request is in flight, while held. Throws Error(busy) after `timeout`. */
+  void waitDrained(std::chrono::milliseconds timeout);
+  /** Begins to serve requests, at the start of the guest and after a hold. */
+  void release();
+  /** Gives requests that waited for memory that could not be loaded another try. */
+  void retry();
+
+  /** Copies every device's State (requirement A2); called while quiesced and drained. */
+  std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> freeze() const;
+  void thaw(const Json& devices);
+
+ private:
+  Bus bus_;
+  Plic plic_;
+  Uart uart_;
+  WorkerPool pool_;
+  std::vector<std::unique_ptr<VirtioMmio>> virtio_;
+  std::vector<Attached> disks_;
+  /** Every device with its name in the saved state, the interrupt controller first. */
+  std::vector<std::pair<std::string, Stateful*>> stateful_;
+};
+
+}  // namespace ckptfs

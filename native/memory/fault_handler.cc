@@ -1,0 +1,159 @@
+#include "memory/fault_handler.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include <atomic>
+#include <cerrno>
+#include <mutex>
+
+#include "base/error.h"
+#include "memory/fault_thread.h"
+
+namespace ckptfs {
+namespace {
+
+// Written in the order begin, sink, end by a registration, and end first by its removal. A reader
+// takes begin, end, sink and begin again, so that it never mixes two owners of one slot.
+struct Slot {
+  std::atomic<uintptr_t> begin{0};
+  std::atomic<uintptr_t> end{0};
+  std::atomic<FaultSink*> sink{nullptr};
+};
+
+Slot slots[kMaxFaultRanges];
+std::mutex registrationLock;  // guards adding and removing; never taken by the handler
+
+// What was installed before: the handler reads one entry while a new installation fills the other.
+struct sigaction previousActions[2];
+std::atomic<unsigned> previousIndex{0};
+
+#if defined(__x86_64__)
+FaultKind kindOf(const ucontext_t* context) {
+  const auto error = static_cast<uint64_t>(context->uc_mcontext.gregs[REG_ERR]);
+  if (error & 0x10) return FaultKind::fetch;                // page-fault error code bit 4
+  return error & 0x2 ? FaultKind::write : FaultKind::read;  // bit 1
+}
+#elif defined(__aarch64__)
+FaultKind kindOf(const ucontext_t* context) {
+  // The kernel appends records to the context; ESR_MAGIC carries the syndrome, bit 6 of a data
+  // abort is WnR (write, not read). Class 0x20 and 0x21 are instruction aborts.
+  const auto* at = reinterpret_cast<const uint8_t*>(context->uc_mcontext.__reserved);
+  const auto* const end = at + sizeof(context->uc_mcontext.__reserved);
+  while (end - at >= 16) {
+    const auto* head = reinterpret_cast<const uint32_t*>(at);
+    if (head[0] == 0x45535201) {  // ESR_MAGIC
+      const uint64_t syndrome = *reinterpret_cast<const uint64_t*>(at + 8);
+      if ((syndrome >> 27) == 0x4) return FaultKind::fetch;
+      return syndrome & 0x40 ? FaultKind::write : FaultKind::read;
+    }
+    if (head[0] == 0 || head[1] < 16 || head[1] > end - at) break;
+    at += head[1];
+  }
+  return FaultKind::write;
+}
+#else
+FaultKind kindOf(const ucontext_t*) {
+  return FaultKind::write;
+}
+#endif
+
+bool resolve(const siginfo_t* info, const void* context) {
+  if (info->si_code != SEGV_ACCERR) return false;  // guest views are always mapped
+  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+  for (Slot& slot : slots) {
+    const uintptr_t begin = slot.begin.load(std::memory_order_acquire);
+    const uintptr_t end = slot.end.load(std::memory_order_acquire);
+    if (address < begin || address >= end) continue;
+    FaultSink* const sink = slot.sink.load(std::memory_order_acquire);
+    if (slot.begin.load(std::memory_order_acquire) != begin) continue;
+    return sink->onFault(address - begin, kindOf(static_cast<const ucontext_t*>(context)));
+  }
+  return false;
+}
+
+void dieByDefault(const siginfo_t* info) {
+  struct sigaction action = {};
+  action.sa_handler = SIG_DFL;
+  sigaction(SIGSEGV, &action, nullptr);
+  // A fault happens again when the handler returns; a signal that somebody sent has to be repeated.
+  if (info->si_code <= 0) raise(SIGSEGV);
+}
+
+void chain(int number, siginfo_t* info, void* context) {
+  struct sigaction& previous = previousActions[previousIndex.load(std::memory_order_acquire)];
+  const bool sent = info->si_code <= 0;
+  if (!(previous.sa_flags & SA_SIGINFO) && previous.sa_handler == SIG_IGN && sent) return;
+  // SIG_IGN does not hold for a real fault (the kernel kills). A handler that was installed after
+  // this one and passes faults back ends the chain here.
+  if (!enterChain(info, __builtin_frame_address(0)) ||
+      (!(previous.sa_flags & SA_SIGINFO) &&
+       (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN))) {
+    dieByDefault(info);
+    return;
+  }
+  // The previous handler runs under the mask that it asked for; returning from the signal restores
+  // the thread's own.
+  sigset_t mask = previous.sa_mask;
+  pthread_sigmask(SIG_BLOCK, &mask, nullptr);
+  if (previous.sa_flags & SA_NODEFER) {
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGSEGV);
+    pthread_sigmask(SIG_UNBLOCK, &mask, nullptr);
+  }
+  const struct sigaction action = previous;
+  if (previous.sa_flags & SA_RESETHAND) {
+    previous.sa_flags = 0;
+    previous.sa_handler = SIG_DFL;
+  }
+  if (action.sa_flags & SA_SIGINFO)
+    action.sa_sigaction(number, info, context);
+  else
+    action.sa_handler(number);
+}
+
+void onSegv(int number, siginfo_t* info, void* context) {
+  const int savedErrno = errno;
+  if (!resolve(info, context)) chain(number, info, context);
+  errno = savedErrno;
+}
+
+// Called for every registration, because others (a test runner, say) may have replaced the handler.
+void ensureInstalled() {
+  struct sigaction now = {};
+  if (sigaction(SIGSEGV, nullptr, &now) != 0) throwErrno(errno, "cannot read the SIGSEGV handler");
+  if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == onSegv) return;
+  const unsigned next = 1 - previousIndex.load(std::memory_order_relaxed);
+  previousActions[next] = now;
+  previousIndex.store(next, std::memory_order_release);
+  struct sigaction action = {};
+  action.sa_sigaction = onSegv;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(SIGSEGV, &action, nullptr) != 0)
+    throwErrno(errno, "cannot install the SIGSEGV handler");
+}
+
+}  // namespace
+
+FaultRegistration::FaultRegistration(const std::byte* base, uint64_t bytes, FaultSink* sink) {
+  const std::lock_guard lock(registrationLock);
+  ensureInstalled();
+  while (slot_ < kMaxFaultRanges && slots[slot_].end.load(std::memory_order_relaxed) != 0) ++slot_;
+  if (slot_ == kMaxFaultRanges)
+    throw Error(Code::busy, "more than " + std::to_string(kMaxFaultRanges) +
+                                " guest memories in one process; close one first");
+  const auto begin = reinterpret_cast<uintptr_t>(base);
+  slots[slot_].begin.store(begin, std::memory_order_release);
+  slots[slot_].sink.store(sink, std::memory_order_release);
+  slots[slot_].end.store(begin + bytes, std::memory_order_release);
+}
+
+FaultRegistration::~FaultRegistration() {
+  const std::lock_guard lock(registrationLock);
+  slots[slot_].end.store(0, std::memory_order_release);
+  slots[slot_].begin.store(UINTPTR_MAX, std::memory_order_release);
+}
+
+}  // namespace ckptfs

@@ -1,0 +1,234 @@
+// The oracle: a copy of RAM taken in the pause equals the saved image byte for byte.
+#include "checkpoint/saver.h"
+
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "checkpoint/memory_image.h"
+#include "checkpoint/verify.h"
+#include "guest_threads.h"
+#include "temp_directory.h"
+
+using namespace ckptfs;
+
+namespace {
+
+const Geometry kGeometry;
+const Geometry kLargePages{.pageBytes = 32768, .pagesPerBlock = 4, .blocksPerIoBlock = 3};
+
+std::vector<std::byte> readAll(const MemoryImage& image) {
+  std::vector<std::byte> bytes(image.bytes());
+  CHECK(image.read(0, bytes) == bytes.size());
+  return bytes;
+}
+
+/** Two vCPUs that write through the guest view, in bursts near one another, and a device. */
+GuestThreads writersOf(GuestMemory& memory) {
+  return {3, [&memory](unsigned thread, std::mt19937_64& random) {
+            const uint64_t words = memory.bytes() / 8;
+            const uint64_t center = random() % words;
+            for (int i = 0; i < 16; ++i) {
+              const uint64_t offset = (center + random() % 4096) % words * 8;
+              if (thread < 2) {
+                storeWord(memory.guestView(), offset, random() % 3 == 0 ? 0 : random());
+              } else {
+                if (memory.prepareWrite(offset, 8)) storeWord(memory.hostView(), offset, random());
+              }
+            }
+            std::this_thread::yield();
+          }};
+}
+
+void rounds(const Geometry& geometry, uint64_t bytes, bool compress, int count,
+            uint64_t mappingLimit = 0) {
+  CAPTURE(compress);
+  GuestMemory memory(bytes, geometry, "mprotect", mappingLimit);
+  fillMemory(memory, 1);
+  GuestThreads guest = writersOf(memory);
+  uint64_t byVcpus = 0;
+  for (int round = 0; round < count; ++round) {
+    CAPTURE(round);
+    const TempDirectory directory;
+    std::vector<std::byte> oracle;
+    SaveResult result;
+    {
+      Saver saver(memory, {directory.path(), compress, 2});
+      guest.pause();
+      oracle = copyOf(memory);
+      saver.arm();
+      guest.resume();
+      saver.start();
+      result = saver.wait();
+      const SaveProgress progress = saver.progress();
+      CHECK(progress.blocksSaved == progress.blocksTotal);
+    }
+    byVcpus += result.vcpu;
+    CHECK(result.vcpu + result.background + result.zero == memory.blockCount());
+    CHECK(verifyMemoryImage(directory.path()).empty());
+    const MemoryImage image(directory.path());
+    REQUIRE(readAll(image) == oracle);
+    uint64_t stored = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(directory.path()))
+      stored += entry.file_size();
+    CHECK(result.storedBytes == stored);
+    if (!compress)
+      for (const auto& row : image.map().blocks) REQUIRE(row.codec != format::Codec::lz4);
+  }
+  CHECK(byVcpus > 0);
+}
+
+/** Saves with a directory in which writing fails, and checks that the guest does not notice. */
+void failingSave(const std::string& directory, Code code) {
+  GuestMemory memory(4 << 20, kGeometry);
+  for (uint64_t at = 0; at < memory.bytes(); at += 8)
+    storeWord(memory.hostView(), at, at * 0x9e3779b97f4a7c15);  // does not compress
+  Saver saver(memory, {directory, true, 1});
+  saver.arm();
+  saver.start();
+  std::jthread([&] {
+    GuestMemory::attachThread();
+    for (uint64_t at = 0; at < memory.bytes(); at += 4096) storeWord(memory.guestView(), at, 1);
+  }).join();
+  try {
+    saver.wait();
+    FAIL("the save succeeded");
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    CHECK(std::string(error.what()).find(directory) != std::string::npos);
+  }
+  CHECK_FALSE(std::filesystem::exists(directory + "/memory.map"));
+  for (BlockId block = 0; block < memory.blockCount(); ++block)
+    REQUIRE(memory.state(block) == BlockState::open);
+  CHECK(memory.counters().mappings == 1);
+  CHECK(loadWord(memory.hostView(), 4096) == 1);
+  CHECK(loadWord(memory.hostView(), 4104) == 4104 * 0x9e3779b97f4a7c15);
+}
+
+}  // namespace
+
+TEST_CASE("saver: equals the oracle, LZ4") { rounds(kGeometry, 16 << 20, true, 20); }
+TEST_CASE("saver: equals the oracle, raw") { rounds(kGeometry, 16 << 20, false, 20); }
+TEST_CASE("saver: equals the oracle, large pages, LZ4") { rounds(kLargePages, 24 << 20, true, 20); }
+TEST_CASE("saver: equals the oracle, large pages, raw") { rounds(kLargePages, 24 << 20, false, 20); }
+TEST_CASE("saver: equals the oracle, 64 MiB") { rounds(kGeometry, 64 << 20, true, 3); }
+TEST_CASE("saver: equals the oracle within a small mapping budget") {
+  rounds(kGeometry, 16 << 20, true, 5, 3);
+  rounds(kGeometry, 16 << 20, true, 5, 40);
+}
+
+TEST_CASE("saver: a stopped guest, and memory never touched") {
+  const TempDirectory directory;
+  GuestMemory memory(8 << 20, kGeometry);
+  Saver saver(memory, {directory.path(), true, 1});
+  saver.arm();
+  saver.start();
+  const SaveResult result = saver.wait();
+  CHECK(result.zero == memory.blockCount());
+  CHECK(result.vcpu + result.background + result.faults == 0);
+  CHECK(memory.isHole(0));  // saving allocated nothing
+  CHECK(readAll(MemoryImage(directory.path())) == std::vector<std::byte>(8 << 20));
+  CHECK(verifyMemoryImage(directory.path()).empty());
+}
+
+TEST_CASE("saver: vCPU threads fill the hot segment in the order of their writes") {
+  const TempDirectory directory;
+  GuestMemory memory(8 << 20, kGeometry);
+  fillMemory(memory, 7);
+  std::vector<BlockId> order;
+  {
+    Saver saver(memory, {directory.path(), true, 1});
+    saver.arm();
+    std::jthread([&] {
+      GuestMemory::attachThread();
+      std::mt19937_64 random(3);
+      std::vector<bool> seen(memory.blockCount());
+      for (int i = 0; i < 40; ++i) {
+        const BlockId block = random() % memory.blockCount();
+        const std::byte* const at = memory.hostView() + memory.geometry().offsetOf(block);
+        if (!seen[block] && !format::isZero({at, memory.geometry().blockBytes()}))
+          order.push_back(block);
+        seen[block] = true;
+        storeWord(memory.guestView(), memory.geometry().offsetOf(block), 5);
+      }
+    }).join();
+    saver.start();
+    CHECK(saver.wait().vcpu == order.size());
+  }
+  const MemoryImage image(directory.path());
+  std::vector<std::pair<uint64_t, BlockId>> hot;
+  for (BlockId block = 0; block < memory.blockCount(); ++block) {
+    const format::MapBlock& row = image.map().blocks[block];
+    if (row.codec == format::Codec::zero) continue;
+    const format::MapIoBlock& io = image.map().ioBlocks[row.ioBlock];
+    if (image.map().segments[io.segment].kind == format::SegmentKind::hot)
+      hot.emplace_back(io.offset + row.offset, block);
+  }
+  std::sort(hot.begin(), hot.end());
+  REQUIRE(hot.size() == order.size());
+  for (size_t i = 0; i < hot.size(); ++i) CHECK(hot[i].second == order[i]);
+}
+
+TEST_CASE("saver: cancelled at several moments") {
+  GuestMemory memory(16 << 20, kGeometry);
+  fillMemory(memory, 2);
+  GuestThreads guest = writersOf(memory);
+  for (int moment = 0; moment < 6; ++moment) {
+    const TempDirectory directory;
+    Saver saver(memory, {directory.path(), true, 2});
+    if (moment == 0) continue;  // never armed
+    guest.pause();
+    saver.arm();
+    guest.resume();
+    if (moment == 1) continue;  // never started
+    saver.start();
+    if (moment == 2) continue;  // destroyed at work
+    const uint64_t target = memory.blockCount() * static_cast<uint64_t>(moment - 3) / 3;
+    while (saver.progress().blocksSaved < target) std::this_thread::yield();
+    saver.cancel();
+    CHECK_THROWS_AS(saver.wait(), Error);
+    CHECK_FALSE(std::filesystem::exists(directory.path() + "/memory.map"));
+  }
+  for (BlockId block = 0; block < memory.blockCount(); ++block)
+    REQUIRE(memory.state(block) == BlockState::open);
+}
+
+TEST_CASE("saver: a file that may not grow fails the save, not the guest") {
+  struct rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  const auto oldSignal = signal(SIGXFSZ, SIG_IGN);
+  const TempDirectory directory;
+  struct rlimit small = before;
+  small.rlim_cur = 600'000;
+  setrlimit(RLIMIT_FSIZE, &small);
+  failingSave(directory.path(), Code::io);
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, oldSignal);
+}
+
+TEST_CASE("saver: a full filesystem is told as such") {
+  const TempDirectory directory;
+  if (mount("none", directory.path().c_str(), "tmpfs", 0, "size=1m") != 0) {
+    MESSAGE("may not mount a small tmpfs here: not run");
+    return;
+  }
+  struct Unmount {
+    const std::string path;
+    ~Unmount() { umount2(path.c_str(), MNT_DETACH); }
+  } const unmount{directory.path()};
+  failingSave(directory.path(), Code::noSpace);
+}
+
+TEST_CASE("saver: an unusable directory or geometry is refused before the pause") {
+  const TempDirectory directory;
+  GuestMemory memory(1 << 20, kGeometry);
+  CHECK_THROWS_AS(Saver(memory, {directory.path() + "/none", true, 1}), Error);
+  const Geometry huge{.pageBytes = 1 << 21, .pagesPerBlock = 16, .blocksPerIoBlock = 16};
+  GuestMemory large(huge.blockBytes(), huge);
+  CHECK_THROWS_AS(Saver(large, {directory.path(), true, 1}), Error);
+  CHECK(std::filesystem::is_empty(directory.path()));
+}

@@ -1,0 +1,324 @@
+// The chain against a plain array: the same requests to both, through pushes, kills and reopening.
+#include "disk/chain.h"
+
+#include <algorithm>
+#include <optional>
+#include <thread>
+
+#include "test/disk/scratch.h"
+
+namespace ckptfs {
+namespace {
+
+using Access = Chain::Access;
+
+Bytes all(Disk& disk) {
+  Bytes bytes(disk.bytes());
+  disk.read(0, bytes);
+  return bytes;
+}
+
+std::vector<Chain::LayerSpec> specs(const Chain& chain) {
+  std::vector<Chain::LayerSpec> found;
+  for (const auto& layer : chain.layers())
+    found.push_back({layer.path, layer.sealed ? std::optional(layer.bytes) : std::nullopt});
+  return found;
+}
+
+// One disk with its model, and the views of its checkpoints with theirs.
+struct Model {
+  Model(uint64_t seed, uint64_t diskBytes, Access access) : random(seed), access(access) {
+    bytes = randomBytes(random, diskBytes);
+    parent = scratch.file("parent", bytes);
+    chain = Chain::open(parent, std::nullopt, {}, access);
+    if (access == Access::redo) chain->push(fresh());
+  }
+  std::unique_ptr<RedoLog> fresh() {
+    return chain->prepare(scratch.path("redo" + std::to_string(next++)));
+  }
+  // A sector-aligned range, mostly small, now and then over a record's limit.
+  void pick(uint64_t& offset, uint64_t& length) {
+    const uint64_t sectors = bytes.size() / 512;
+    const uint64_t first = random() % sectors;
+    const uint64_t most = random() % 16 == 0 ? sectors : random() % 4 == 0 ? 100 : 17;
+    offset = first * 512;
+    length = std::min(sectors - first, random() % most) * 512;
+    if (random() % 2 == 0) {  // whole blocks, as most guests write
+      offset = offset / 4096 * 4096;
+      length = std::min((length + 4095) / 4096 * 4096, bytes.size() - offset);
+    }
+  }
+  void step() {
+    uint64_t offset, length;
+    pick(offset, length);
+    const auto at = bytes.begin() + long(offset);
+    switch (random() % 8) {
+      case 0:
+      case 1:
+      case 2: {
+        const Bytes data = randomBytes(random, std::min<uint64_t>(length, 64 * 1024));
+        chain->write(offset, data);
+        std::copy(data.begin(), data.end(), at);
+        break;
+      }
+      case 3:
+        if (random() % 2 == 0)
+          chain->discard(offset, length);
+        else
+          chain->writeZeroes(offset, length, random() % 2 == 0);
+        std::fill_n(at, length, std::byte{0});
+        break;
+      case 4:
+        if (random() % 8 == 0) chain->flush();
+        break;
+      default: {  // reads take any byte
+        offset = random() % bytes.size();
+        Bytes found(std::min<uint64_t>(bytes.size() - offset, random() % 20000));
+        chain->read(offset, found);
+        REQUIRE(std::equal(found.begin(), found.end(), bytes.begin() + long(offset)));
+      }
+    }
+  }
+  void checkpoint() {
+    auto log = fresh();
+    chain->push(std::move(log));
+    views.push_back({chain->frozenView(), bytes});
+    if (random() % 2 == 0) return;  // sealed after a later push
+    chain->sealFrozen();
+    chain->sealFrozen();
+  }
+  void reopen() {
+    const auto layers = specs(*chain);
+    const auto identity = chain->parentIdentity();
+    views.clear();
+    chain.reset();
+    const Access now = layers.empty() ? access : Access::redo;
+    {
+      auto reader = Chain::open(parent, identity, layers, Access::readonly);
+      REQUIRE(all(*reader) == bytes);
+    }
+    chain = Chain::open(parent, identity, layers, now);
+  }
+  void check() {
+    REQUIRE(all(*chain) == bytes);
+    for (auto& [view, then] : views) REQUIRE(all(*view) == then);
+  }
+
+  Scratch scratch;
+  Random random;
+  Access access;
+  Bytes bytes;
+  std::string parent;
+  std::unique_ptr<Chain> chain;
+  std::vector<std::pair<std::unique_ptr<Chain>, Bytes>> views;
+  int next = 0;
+};
+
+TEST_CASE("chain: random requests, checkpoints and reopening agree with an array") {
+  // 301 sectors: the last block group reaches beyond the end of the disk.
+  struct Case {
+    uint64_t sectors;
+    Access access;
+  };
+  uint64_t seed = 10;
+  for (const Case c :
+       {Case{301, Access::redo}, Case{2048, Access::redo}, Case{2051, Access::direct}}) {
+    Model model(seed++, c.sectors * 512, c.access);
+    for (int step = 1; step <= 8000; step++) {
+      model.step();
+      if (step % 700 == 0 && step > 2000) model.checkpoint();
+      if (step % 500 == 0) model.check();
+      if (step % 1100 == 0) model.reopen();
+    }
+    model.check();
+    model.chain->push(model.fresh());
+    model.chain->sealFrozen();
+    auto layers = model.chain->layers();
+    CHECK(layers.size() >= 5);
+    layers.pop_back();
+    for (const auto& layer : layers) {
+      CHECK(layer.sealed);
+      CHECK(verifyRedoLog(layer.path, layer.bytes).empty());
+    }
+  }
+}
+
+// After a kill the file system has some prefix of what was appended. Whatever it is, the disk is as
+// it was after some request, and never older than the last flush.
+TEST_CASE("chain: cut at random, the disk is as it was after some write since the last flush") {
+  Model model(20, 64 * 512, Access::redo);
+  std::vector<std::pair<uint64_t, Bytes>> history;  // log bytes → disk
+  uint64_t flushed = 0;
+  for (int step = 0; step < 300; step++) {
+    uint64_t offset, length;
+    model.pick(offset, length);
+    length = std::max<uint64_t>(length, 512);
+    if (offset + length > model.bytes.size()) offset = model.bytes.size() - length;
+    const Bytes data = randomBytes(model.random, length);
+    model.chain->write(offset, data);
+    std::copy(data.begin(), data.end(), model.bytes.begin() + long(offset));
+    history.push_back({model.chain->layers().back().bytes, model.bytes});
+    if (step == 200) model.chain->flush();
+    if (step == 200) flushed = history.back().first;
+  }
+  const std::string path = model.chain->layers().back().path;
+  const auto identity = model.chain->parentIdentity();
+  model.chain.reset();
+  const Bytes whole = contents(path);
+  for (int round = 0; round < 200; round++) {
+    const uint64_t cut = flushed + model.random() % (whole.size() - flushed + 1);
+    const std::string torn =
+        model.scratch.file("torn", Bytes(whole.begin(), whole.begin() + long(cut)));
+    auto chain = Chain::open(model.parent, identity, {{torn, std::nullopt}}, Access::redo);
+    const auto last = std::find_if(history.rbegin(), history.rend(),
+                                   [&](const auto& entry) { return entry.first <= cut; });
+    REQUIRE(all(*chain) == last->second);
+    chain->write(0, Bytes(512, std::byte{1}));
+    chain->flush();
+  }
+}
+
+TEST_CASE("chain: direct until the first push, which freezes the parent") {
+  Scratch scratch;
+  const std::string path = scratch.file("parent", Bytes(8192));
+  auto chain = Chain::open(path, std::nullopt, {}, Access::direct);
+  chain->write(0, Bytes(512, std::byte{1}));
+  chain->flush();
+  CHECK(codeOf([&] { chain->frozenView(); }) == Code::usage);
+  CHECK(codeOf([&] { Chain::open(path, std::nullopt, {}, Access::readonly); }) == Code::busy);
+  chain->push(chain->prepare(scratch.path("redo")));
+  chain->sealFrozen();
+  const Bytes frozen = contents(path);
+  CHECK(frozen[0] == std::byte{1});
+  chain->write(0, Bytes(512, std::byte{2}));
+  chain->flush();
+  CHECK(contents(path) == frozen);
+  CHECK(all(*chain)[0] == std::byte{2});
+  CHECK(all(*chain->frozenView()) == frozen);
+  CHECK(chain->frozenView()->layers().empty());
+  // A second VM can start from what is frozen.
+  auto other = Chain::open(path, chain->parentIdentity(), {}, Access::readonly);
+  CHECK(all(*other) == frozen);
+}
+
+TEST_CASE("chain: requests that do not fit are refused") {
+  Scratch scratch;
+  const std::string path = scratch.file("parent", Bytes(8192));
+  auto chain = Chain::open(path, std::nullopt, {}, Access::redo);
+  Bytes sector(512);
+  CHECK(codeOf([&] { chain->write(0, sector); }) == Code::usage);  // no log yet
+  chain->push(chain->prepare(scratch.path("redo")));
+  chain->write(7680, sector);
+  for (const uint64_t offset : {uint64_t{1}, uint64_t{7681}, uint64_t{8192}, ~uint64_t{511}}) {
+    CHECK(codeOf([&] { chain->write(offset, sector); }) == Code::usage);
+    CHECK(codeOf([&] { chain->writeZeroes(offset, 512, false); }) == Code::usage);
+    CHECK(codeOf([&] { chain->discard(offset, 512); }) == Code::usage);
+  }
+  CHECK(codeOf([&] { chain->discard(0, ~uint64_t{0}); }) == Code::usage);
+  CHECK(codeOf([&] { chain->write(0, std::span(sector).first(100)); }) == Code::usage);
+  CHECK(codeOf([&] { chain->read(8000, sector); }) == Code::usage);
+  CHECK(codeOf([&] { chain->read(~uint64_t{0}, sector); }) == Code::usage);
+  chain->read(8192, {});
+  chain->write(8192, {});
+
+  auto view = Chain::open(path, std::nullopt, {}, Access::readonly);
+  CHECK(view->readOnly());
+  CHECK(codeOf([&] { view->write(0, sector); }) == Code::usage);
+  CHECK(codeOf([&] { view->push(view->prepare(scratch.path("redo2"))); }) == Code::usage);
+  CHECK(codeOf([&] {
+          Chain::open(path, std::nullopt, {{scratch.path("redo"), {}}}, Access::direct);
+        }) == Code::usage);
+}
+
+TEST_CASE("chain: logs that do not belong together are refused") {
+  Scratch scratch;
+  const std::string path = scratch.file("parent", Bytes(8192));
+  const std::string a = scratch.path("a"), b = scratch.path("b"), c = scratch.path("c");
+  auto chain = Chain::open(path, std::nullopt, {}, Access::redo);
+  chain->push(chain->prepare(a));
+  auto late = chain->prepare(c);
+  chain->push(chain->prepare(b));
+  CHECK(codeOf([&] { chain->push(std::move(late)); }) == Code::usage);  // it follows a, not b
+  chain->sealFrozen();
+  const auto identity = chain->parentIdentity();
+  const uint64_t bytes = chain->layers()[0].bytes;
+  chain.reset();
+  const auto open = [&](std::vector<Chain::LayerSpec> layers) {
+    Chain::open(path, identity, layers, Access::readonly);
+  };
+  open({{a, bytes}, {b, {}}});
+  std::string message;
+  CHECK(codeOf([&] { open({{b, {}}, {a, {}}}); }, &message) == Code::damaged);
+  CHECK(message.find("does not follow") != std::string::npos);
+  CHECK(codeOf([&] { open({{b, {}}}); }) == Code::damaged);
+  CHECK(codeOf([&] { open({{a, bytes + 512}, {b, {}}}); }) == Code::damaged);
+  CHECK(codeOf([&] { open({{a, bytes}, {b, 512}}); }) == Code::damaged);  // b is not sealed
+  CHECK(codeOf([&] { open({{a, bytes}, {scratch.path("none"), {}}}); }) == Code::notFound);
+  const std::string longer = scratch.file("longer", Bytes(16384));
+  CHECK(codeOf([&] { Chain::open(longer, {}, {{a, {}}}, Access::readonly); }) == Code::damaged);
+  std::filesystem::last_write_time(
+      path, std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  CHECK(codeOf([&] { open({{a, bytes}}); }, &message) == Code::damaged);
+  CHECK(message.find("changed since the checkpoint") != std::string::npos);
+}
+
+// Each thread owns every fourth sector, so that all share every block group: a lost copy-up would
+// lose a neighbour's sector. Checkpoints come between rounds, as they do in a drained VM; readers
+// of the frozen and the live disk never stop.
+TEST_CASE("chain: writers to parts of the same blocks, readers and flushes at once") {
+  constexpr uint64_t kThreads = 4, kSectors = 512;
+  Scratch scratch;
+  auto chain =
+      Chain::open(scratch.file("parent", Bytes(kSectors * 512)), std::nullopt, {}, Access::redo);
+  chain->push(chain->prepare(scratch.path("redo0")));
+  Bytes model(kSectors * 512);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> mixed{0};
+  std::thread reader([&] {
+    Random random(30);
+    Bytes found(8 * 512);
+    while (!stop) {
+      chain->read(random() % (kSectors - 8) * 512, found);
+      for (size_t sector = 0; sector < 8; sector++)
+        mixed += !std::all_of(found.begin() + long(sector * 512),
+                              found.begin() + long(sector * 512 + 512),
+                              [&](std::byte byte) { return byte == found[sector * 512]; });
+    }
+  });
+  for (int round = 1; round <= 4; round++) {
+    std::vector<std::thread> writers;
+    for (uint64_t thread = 0; thread < kThreads; thread++)
+      writers.emplace_back([&, thread] {
+        Random random(uint64_t(round) * 100 + thread);
+        for (int step = 0; step < 200; step++) {
+          const uint64_t sector = random() % (kSectors / kThreads) * kThreads + thread;
+          const std::byte value{uint8_t(random())};
+          const bool zero = random() % 8 == 0;
+          if (zero)
+            chain->writeZeroes(sector * 512, 512, true);
+          else
+            chain->write(sector * 512, Bytes(512, value));
+          std::fill_n(model.begin() + long(sector * 512), 512, zero ? std::byte{0} : value);
+          if (step % 50 == 0) chain->flush();
+        }
+      });
+    for (auto& writer : writers) writer.join();
+    REQUIRE(all(*chain) == model);
+    chain->push(chain->prepare(scratch.path("redo" + std::to_string(round))));
+    auto view = chain->frozenView();
+    std::thread sealer([&] { chain->sealFrozen(); });
+    chain->write(0, Bytes(512, std::byte{9}));
+    chain->flush();
+    REQUIRE(all(*view) == model);
+    sealer.join();
+    std::fill_n(model.begin(), 512, std::byte{9});
+    for (const auto& layer : view->layers()) REQUIRE(layer.sealed);
+  }
+  stop = true;
+  reader.join();
+  CHECK(mixed == 0);
+  CHECK(all(*chain) == model);
+}
+
+}  // namespace
+}  // namespace ckptfs

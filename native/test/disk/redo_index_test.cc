@@ -1,0 +1,81 @@
+// The index against the plainest model of it: one entry a block.
+#include "disk/redo_index.h"
+
+#include "test/disk/scratch.h"
+
+namespace ckptfs {
+namespace {
+
+constexpr uint64_t kBlocks = 700;
+
+struct Cell {
+  RedoIndex::Kind kind = RedoIndex::Kind::absent;
+  BlockLocation at;
+};
+
+TEST_CASE("redo index: random puts and zeroes agree with a table") {
+  Random random(1);
+  RedoIndex index;
+  std::vector<Cell> table(kBlocks);
+  RedoIndex::Locations locations;
+  for (int step = 0; step < 4000; step++) {
+    const uint64_t first = random() % kBlocks;
+    const uint64_t count = std::min(kBlocks - first, 1 + random() % (random() % 4 == 0 ? 300 : 9));
+    if (random() % 3 == 0) {
+      index.zero(first, count);
+      for (uint64_t i = 0; i < count; i++) table[first + i] = {RedoIndex::Kind::zeroes, {}};
+    } else {
+      const uint64_t offset = (random() % 1000) * 512;
+      std::vector<uint64_t> checksums(count);
+      for (auto& sum : checksums) sum = random();
+      index.put(first, offset, 4096, checksums);
+      for (uint64_t i = 0; i < count; i++)
+        table[first + i] = {RedoIndex::Kind::data, {offset + i * 4096, checksums[i]}};
+    }
+    if (step % 500 == 499) index = RedoIndex();
+    if (step % 500 == 499) table.assign(kBlocks, {});
+    const uint64_t limit = 1 + random() % kBlocks;
+    uint64_t wrong = 0, dataBlocks = 0;
+    for (uint64_t block = 0; block < kBlocks;) {
+      const uint64_t asked = std::min(limit, kBlocks - block);
+      const auto run = index.find(block, asked, locations);
+      REQUIRE(run.count >= 1);
+      REQUIRE(run.count <= asked);
+      for (uint64_t i = 0; i < run.count; i++) {
+        wrong += table[block + i].kind != run.kind;
+        if (run.kind == RedoIndex::Kind::data) wrong += table[block + i].at != locations[i];
+      }
+      // Runs are as long as they can be, so that reads stay large.
+      const uint64_t next = block + run.count;
+      if (run.count < asked &&
+          !(run.kind == RedoIndex::Kind::data && run.count == RedoIndex::kRunBlocks))
+        wrong += table[next].kind == run.kind;
+      block = next;
+    }
+    for (const Cell& cell : table) dataBlocks += cell.kind == RedoIndex::Kind::data;
+    REQUIRE(wrong == 0);
+    REQUIRE(index.dataBlocks() == dataBlocks);
+    REQUIRE(index.entries().size() == dataBlocks);
+  }
+}
+
+TEST_CASE("redo index: zeroed ranges join, and one covers any disk") {
+  RedoIndex index;
+  index.zero(10, 5);
+  index.zero(20, 5);
+  CHECK(index.extents() == std::vector<ZeroExtent>{{10, 5}, {20, 5}});
+  index.zero(15, 5);
+  CHECK(index.extents() == std::vector<ZeroExtent>{{10, 15}});
+  index.zero(0, uint64_t{1} << 50);
+  CHECK(index.extents() == std::vector<ZeroExtent>{{0, uint64_t{1} << 50}});
+  const uint64_t sum = 7;
+  index.put(uint64_t{1} << 49, 512, 4096, {&sum, 1});
+  CHECK(index.entries() == std::vector<IndexEntry>{{uint64_t{1} << 49, 512, 7}});
+  RedoIndex::Locations locations;
+  const auto run = index.find(0, uint64_t{1} << 50, locations);
+  CHECK(run.kind == RedoIndex::Kind::zeroes);
+  CHECK(run.count == uint64_t{1} << 49);
+}
+
+}  // namespace
+}  // namespace ckptfs

@@ -1,0 +1,206 @@
+/**
+ * Published checkpoints of a store: opening, listing, looking up, removing.
+ *
+ * A directory under checkpoints/ is a checkpoint once it has its name there (publish.ts) and is then never
+ * changed, so all of this may run in any process at any time. A checkpoint is removed by renaming it to a
+ * temporary name first: it is there whole or not at all.
+ */
+import { createHash } from 'node:crypto';
+import { rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import createDebug from 'debug';
+import { CkptError, errnoOf, systemError, toCkptError } from '../errors.js';
+import type { DiskLayers } from '../native.js';
+import { attempt, namesIn, readSmallFile, sha256File, syncPath, walkTree } from './files.js';
+import { deviceStateFile, type Manifest, readManifest } from './manifest.js';
+import { isName, newId, parseReference, temporaryPrefix } from './names.js';
+import type { Store } from './store.js';
+
+const debug = createDebug('ckptfs:store');
+/** Registers and device states of a VM: some KiB a hart. */
+const maxDeviceStateBytes = 64 << 20;
+
+/** A checkpoint that the store lists; `damage` says why its manifest cannot be read. */
+export interface CheckpointEntry {
+  vm: string;
+  /** Name of its directory. */
+  name: string;
+  directory: string;
+  createdAt: Date;
+  manifest?: Manifest;
+  damage?: CkptError;
+}
+
+/** A checkpoint whose manifest, sizes and small files have been checked. */
+export interface Checkpoint {
+  directory: string;
+  manifest: Manifest;
+  /** The device states, as saved. */
+  deviceState: string;
+}
+
+/**
+ * Opens a checkpoint directory, fail-closed: the manifest, the presence and size of every file, and the
+ * contents of the small ones are checked before anything is used. The contents of segments and redo logs
+ * are checked block by block whenever they are read. NOT_FOUND, DAMAGED, UNSUPPORTED.
+ */
+export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+  const manifest = await readManifest(directory);
+  const tree = await walkTree(directory);
+  for (const file of manifest.files) {
+    const where = join(directory, file.path);
+    const bytes = tree.files.get(file.path);
+    if (bytes === undefined) throw damaged(where, 'it is missing');
+    if (bytes !== file.bytes) {
+      throw damaged(where, `it has ${bytes} bytes instead of ${file.bytes}`);
+    }
+    if (file.sha256 === undefined || file.path === deviceStateFile) continue;
+    const sum = await attempt(`cannot read ${where}`, () => sha256File(where));
+    if (sum !== file.sha256) throw damaged(where, 'its checksum differs');
+  }
+  const where = join(directory, deviceStateFile);
+  // Hashed from the very bytes that are used.
+  const bytes = await readSmallFile(where, maxDeviceStateBytes);
+  const expected = manifest.files.find((file) => file.path === deviceStateFile)?.sha256;
+  if (createHash('sha256').update(bytes).digest('hex') !== expected) {
+    throw damaged(where, 'its checksum differs');
+  }
+  return { directory, manifest, deviceState: bytes.toString('utf8') };
+}
+
+/** A disk of a checkpoint as the addon opens it: read-only, the parent checked against what was recorded. */
+export function diskLayers(
+  checkpoint: Pick<Checkpoint, 'directory' | 'manifest'>,
+  id: string,
+): DiskLayers {
+  const disk = checkpoint.manifest.disks.find((candidate) => candidate.id === id);
+  if (disk === undefined) {
+    throw new CkptError('NOT_FOUND', `checkpoint ${checkpoint.directory} has no disk ${id}`, {
+      disk: id,
+    });
+  }
+  return {
+    parent: disk.parent,
+    parentIdentity: disk.parentIdentity,
+    redo: disk.redo.map((path) => join(checkpoint.directory, path)),
+  };
+}
+
+function damaged(file: string, what: string): CkptError {
+  return new CkptError(
+    'DAMAGED',
+    `${file} is damaged (${what}); restore it from a backup or remove the checkpoint`,
+    { file },
+  );
+}
+
+/** Reads one directory of checkpoints/ into its entry; undefined when it has just been removed. */
+async function readEntry(
+  store: Store,
+  vm: string,
+  name: string,
+): Promise<CheckpointEntry | undefined> {
+  const directory = store.checkpointDirectory(vm, name);
+  try {
+    const manifest = await readManifest(directory);
+    return { vm, name, directory, createdAt: new Date(manifest.createdAt), manifest };
+  } catch (error) {
+    try {
+      const { mtime } = await stat(directory);
+      return { vm, name, directory, createdAt: mtime, damage: toCkptError(error) };
+    } catch (gone) {
+      if (errnoOf(gone) === 'ENOENT') return undefined;
+      throw systemError(gone, `cannot look at ${directory}`);
+    }
+  }
+}
+
+/** The names of a VM's checkpoints, sorted, without a look inside. */
+export async function listCheckpointNames(store: Store, vm: string): Promise<string[]> {
+  return (await namesIn(store.checkpointsDirectory(vm))).filter(isName);
+}
+
+/** The checkpoints of a VM, oldest first (by their time, then by name); none when it has none. */
+export async function listCheckpoints(store: Store, vm: string): Promise<CheckpointEntry[]> {
+  const entries: CheckpointEntry[] = [];
+  for (const name of await listCheckpointNames(store, vm)) {
+    const entry = await readEntry(store, vm, name);
+    if (entry !== undefined) entries.push(entry);
+  }
+  return entries.sort(
+    (a, b) => a.createdAt.getTime() - b.createdAt.getTime() || (a.name < b.name ? -1 : 1),
+  );
+}
+
+/** The checkpoints of every VM, VM by VM. */
+export async function listAllCheckpoints(store: Store): Promise<CheckpointEntry[]> {
+  const entries: CheckpointEntry[] = [];
+  for (const vm of await store.listVms()) entries.push(...(await listCheckpoints(store, vm)));
+  return entries;
+}
+
+/** The newest checkpoint of a VM whose manifest can be read. */
+export async function latestCheckpoint(
+  store: Store,
+  vm: string,
+): Promise<CheckpointEntry | undefined> {
+  return (await listCheckpoints(store, vm)).findLast((entry) => entry.manifest !== undefined);
+}
+
+/**
+ * Finds the one checkpoint that `text` names (see parseReference). NOT_FOUND when there is none, USAGE
+ * when a prefix fits several; both list candidates. The entry may be damaged: openCheckpoint() tells.
+ */
+export async function findCheckpoint(store: Store, text: string): Promise<CheckpointEntry> {
+  const reference = parseReference(text);
+  if (reference.kind === 'id') return findById(store, reference.prefix);
+  await store.needVm(reference.vm);
+  const found =
+    reference.kind === 'latest'
+      ? await latestCheckpoint(store, reference.vm)
+      : await readEntry(store, reference.vm, reference.name);
+  if (found !== undefined) return found;
+  const names = await listCheckpointNames(store, reference.vm);
+  const hint = names.length > 0 ? `there are: ${names.slice(-10).join(', ')}` : 'it has none';
+  throw new CkptError('NOT_FOUND', `no checkpoint ${text}; VM ${reference.vm}: ${hint}`, {
+    reference: text,
+    candidates: names,
+  });
+}
+
+async function findById(store: Store, prefix: string): Promise<CheckpointEntry> {
+  const entries = await listAllCheckpoints(store);
+  const [first, ...others] = entries.filter((entry) => entry.manifest?.id.startsWith(prefix));
+  if (first === undefined) {
+    throw new CkptError(
+      'NOT_FOUND',
+      `no checkpoint whose id starts with ${prefix}; list them with "ckptfs checkpoints"`,
+      { reference: prefix },
+    );
+  }
+  if (others.length === 0) return first;
+  const candidates = [first, ...others].map((entry) => `${entry.vm}@${entry.name}`);
+  throw new CkptError(
+    'USAGE',
+    `${prefix} is the start of ${candidates.length} ids (${candidates.slice(0, 10).join(', ')}); give more digits`,
+    { reference: prefix, candidates },
+  );
+}
+
+/** Removes a checkpoint. Processes that have its files open keep them until they close them. */
+export async function removeCheckpoint(store: Store, entry: CheckpointEntry): Promise<void> {
+  const parent = store.checkpointsDirectory(entry.vm);
+  const temporary = join(parent, `${temporaryPrefix}${newId()}`);
+  await attempt(`cannot remove checkpoint ${entry.vm}@${entry.name}`, async () => {
+    await rename(entry.directory, temporary);
+    await syncPath(parent);
+    // A VM that starts now clears the leftovers of its directory too: `force` lets both go through.
+    await rm(temporary, { recursive: true, force: true, maxRetries: 3 });
+  });
+  debug('removed checkpoint %s@%s', entry.vm, entry.name);
+}
+
+/** The size of a checkpoint on disk as its manifest gives it, the manifest itself not counted. */
+export function checkpointBytes(manifest: Manifest): number {
+  return manifest.files.reduce((sum, file) => sum + file.bytes, 0);
+}

@@ -1,0 +1,175 @@
+/**
+ * manifest.json: what one checkpoint is, and every file that belongs to it.
+ *
+ * The text is canonical: `JSON.stringify(value, null, 2)` and a line feed, with `checksum` the SHA-256 of
+ * that same text while the field is empty. Reading demands that the bytes equal the canonical form of what
+ * they say, so a change of any byte, white space included, is found: DAMAGED. The rule of the checksum is
+ * the same in every format version, so that damage is told from a newer format (UNSUPPORTED).
+ */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { CkptError } from '../errors.js';
+import { isName } from './names.js';
+import { attempt, readSmallFile } from './files.js';
+
+export const manifestFile = 'manifest.json';
+export const deviceStateFile = 'device-state.json';
+export const memoryMapFile = 'memory.map';
+
+const formatVersion = 1;
+/** Some KiB in practice; a thousand redo logs take 100 KiB. */
+const maxManifestBytes = 4 << 20;
+const maxFiles = 10_000;
+const maxDisks = 64;
+
+const count = z.int().nonnegative();
+const decimal = z.string().regex(/^\d{1,30}$/);
+const id = z.string().regex(/^[0-9a-f]{32}$/);
+const name = z.string().refine(isName, 'not a name');
+/** Relative, no empty component and none that starts with a dot: it cannot leave the directory. */
+const path = z
+  .string()
+  .max(300)
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)*$/);
+
+const fileSchema = z.strictObject({
+  path,
+  bytes: count,
+  /** Of the small files; segments and redo logs carry checksums of their own, block by block. */
+  sha256: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional(),
+});
+
+const diskSchema = z.strictObject({
+  id: name,
+  access: z.enum(['readonly', 'direct', 'redo']),
+  /** Absolute path of the parent and what it looked like: it must not have changed. */
+  parent: z.string().min(1).max(4096),
+  parentIdentity: z.strictObject({ bytes: count, mtimeNs: decimal }),
+  /** Redo logs in this directory, oldest first. */
+  redo: z.array(path).max(maxFiles),
+});
+
+const schema = z
+  .strictObject({
+    format: z.literal(formatVersion),
+    id,
+    name,
+    vm: name,
+    createdAt: z.iso.datetime(),
+    parentId: id.nullable(),
+    geometry: z.strictObject({ pageBytes: count, pagesPerBlock: count, blocksPerIoBlock: count }),
+    memoryBytes: count,
+    codec: z.enum(['none', 'lz4']),
+    cpus: count,
+    /** Guest time in the pause, in ticks of 100 ns. */
+    guestTicks: decimal,
+    /** The VM's configuration, to be validated by whoever builds a VM from it. */
+    config: z.record(z.string(), z.unknown()),
+    /** Every file of the directory but this one, by path. */
+    files: z.array(fileSchema).max(maxFiles),
+    disks: z.array(diskSchema).max(maxDisks),
+    stats: z.strictObject({
+      pauseUs: z.number().nonnegative(),
+      phasesUs: z.record(z.string(), z.number().nonnegative()),
+      totalUs: z.number().nonnegative(),
+      storedBytes: count,
+      blocks: z.strictObject({ vcpu: count, background: count, zero: count, parent: count }),
+      faults: count,
+    }),
+    checksum: z.string(),
+  })
+  .superRefine((manifest, context) => {
+    const paths = new Set(manifest.files.map((file) => file.path));
+    const demand = (holds: boolean, message: string) => {
+      if (!holds) context.addIssue({ code: 'custom', message });
+    };
+    demand(paths.size === manifest.files.length, 'a file is named twice');
+    demand(!paths.has(manifestFile), 'it names itself');
+    for (const needed of [deviceStateFile, memoryMapFile]) {
+      demand(
+        manifest.files.some((file) => file.path === needed && file.sha256 !== undefined),
+        `${needed} is not named`,
+      );
+    }
+    const disks = new Set(manifest.disks.map((disk) => disk.id));
+    demand(disks.size === manifest.disks.length, 'a disk is named twice');
+    for (const redo of manifest.disks.flatMap((disk) => disk.redo)) {
+      demand(paths.has(redo), `redo log ${redo} is not among the files`);
+    }
+  });
+
+export type Manifest = z.infer<typeof schema>;
+export type ManifestFile = Manifest['files'][number];
+export type ManifestDisk = Manifest['disks'][number];
+/** What a save knows; publishing adds the files and the checksum. */
+export type ManifestDraft = Omit<Manifest, 'format' | 'files' | 'checksum'>;
+
+function canonical(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}
+
+/** The checksum of a manifest whose own `checksum` counts as empty. */
+function checksumOf(value: object): string {
+  const text = canonical({ ...value, checksum: '' });
+  return `sha256:${createHash('sha256').update(text).digest('hex')}`;
+}
+
+/** The text of manifest.json. Throws a plain Error when `draft` or `files` break the format: a defect. */
+export function writeManifest(
+  draft: ManifestDraft,
+  files: ManifestFile[],
+): { manifest: Manifest; text: string } {
+  const manifest = schema.parse({ format: formatVersion, ...draft, files, checksum: '' });
+  // The schema's key order is the document's; the checksum stays last because it is replaced in place.
+  manifest.checksum = checksumOf(manifest);
+  return { manifest, text: canonical(manifest) };
+}
+
+function damaged(where: string, what: string): CkptError {
+  return new CkptError(
+    'DAMAGED',
+    `${where} is damaged (${what}); restore it from a backup or remove the checkpoint`,
+    { file: where },
+  );
+}
+
+/** Reads the bytes of a manifest; `where` names it in errors. DAMAGED or UNSUPPORTED. */
+export function parseManifest(bytes: Uint8Array, where: string): Manifest {
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
+  } catch {
+    throw damaged(where, 'not JSON text');
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw damaged(where, 'not an object');
+  }
+  if (!('checksum' in value) || value.checksum !== checksumOf(value)) {
+    throw damaged(where, 'its checksum differs');
+  }
+  if (Buffer.compare(Buffer.from(canonical(value)), bytes) !== 0) {
+    throw damaged(where, 'not in canonical form');
+  }
+  if ('format' in value && typeof value.format === 'number' && value.format > formatVersion) {
+    throw new CkptError(
+      'UNSUPPORTED',
+      `${where} has format ${value.format}, this version reads ${formatVersion}; use a newer ckptfs`,
+      { file: where, format: value.format },
+    );
+  }
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0];
+  throw damaged(where, `${issue?.path.join('.') ?? ''} ${issue?.message ?? 'is not valid'}`);
+}
+
+/** Reads and checks the manifest of a checkpoint directory. NOT_FOUND, DAMAGED or UNSUPPORTED. */
+export async function readManifest(directory: string): Promise<Manifest> {
+  const file = join(directory, manifestFile);
+  const bytes = await attempt(`cannot read ${file}`, () => readSmallFile(file, maxManifestBytes));
+  return parseManifest(bytes, file);
+}

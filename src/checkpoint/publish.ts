@@ -1,0 +1,184 @@
+/**
+ * Publishing a checkpoint: all of it appears under its name, durably, or nothing does.
+ *
+ * Order: files are written in checkpoints/.tmp-<id>/; commit() makes each of them durable, writes
+ * manifest.json under a temporary name, renames it, makes the directory durable, renames the directory to
+ * its name, and makes the parent durable. A crash anywhere leaves the old state or the new one, and at most
+ * a .tmp- directory, which cleanUnpublished() removes.
+ *
+ * rename(2) of a directory replaces only an empty directory, and a published one holds a manifest: so a
+ * name that is taken is refused by the kernel itself, even when two publish at once.
+ *
+ * Owner: the process that holds the VM's lock; one Publication is used by one caller at a time.
+ */
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import createDebug from 'debug';
+import { CkptError, errnoOf, systemError } from '../errors.js';
+import {
+  attempt,
+  linkOrCopy,
+  namesIn,
+  pathExists,
+  replacementPattern,
+  sha256File,
+  syncPath,
+  walkTree,
+  writeDurable,
+} from './files.js';
+import {
+  deviceStateFile,
+  type Manifest,
+  type ManifestDraft,
+  type ManifestFile,
+  manifestFile,
+  memoryMapFile,
+  writeManifest,
+} from './manifest.js';
+import { newId, temporaryPrefix } from './names.js';
+import type { Store } from './store.js';
+
+const debug = createDebug('ckptfs:publish');
+const manifestTemporary = `${manifestFile}.new`;
+
+/** An unpublished checkpoint. Ends with commit() or abandon(), on every path. */
+export class Publication {
+  private constructor(
+    readonly vm: string,
+    readonly name: string,
+    readonly id: string,
+    /** Where its files are to be written. */
+    readonly directory: string,
+    private readonly target: string,
+  ) {}
+
+  /** Makes the temporary directory. EXISTS when the name is taken already. */
+  static async begin(store: Store, vm: string, name: string): Promise<Publication> {
+    const target = store.checkpointDirectory(vm, name);
+    if (await pathExists(target)) throw taken(vm, name);
+    const id = newId();
+    const directory = join(store.checkpointsDirectory(vm), `${temporaryPrefix}${id}`);
+    await attempt(`cannot create a checkpoint in ${store.checkpointsDirectory(vm)}`, async () => {
+      await mkdir(directory, { recursive: true, mode: 0o700 });
+    });
+    debug('begin %s@%s as %s', vm, name, id);
+    return new Publication(vm, name, id, directory, target);
+  }
+
+  /** Adds a sealed file by a hard link (or a copy) under a relative path; made durable by commit(). */
+  async link(source: string, path: string): Promise<void> {
+    const target = join(this.directory, path);
+    await attempt(`cannot add ${source} to checkpoint ${this.vm}@${this.name}`, async () => {
+      await mkdir(dirname(target), { recursive: true, mode: 0o700 });
+      await linkOrCopy(source, target);
+    });
+  }
+
+  /** Adds a small file. */
+  async write(path: string, data: string | Uint8Array): Promise<void> {
+    const target = join(this.directory, path);
+    await attempt(`cannot write ${target}`, () => writeDurable(target, data));
+  }
+
+  /**
+   * Publishes what the directory holds. On failure (EXISTS, NO_SPACE, IO) nothing is left behind and the
+   * publication is over. `draft.id` must be this publication's.
+   */
+  async commit(draft: ManifestDraft): Promise<Manifest> {
+    try {
+      const manifest = await this.#seal(draft);
+      await this.#rename();
+      debug('published %s@%s', this.vm, this.name);
+      return manifest;
+    } catch (error) {
+      await this.abandon().catch((second: unknown) => debug('abandon: %o', second));
+      throw systemError(error, `cannot publish checkpoint ${this.vm}@${this.name}`);
+    }
+  }
+
+  /** Removes everything; nothing when it is gone already. */
+  async abandon(): Promise<void> {
+    await attempt(`cannot remove ${this.directory}`, () =>
+      rm(this.directory, { recursive: true, force: true }),
+    );
+    debug('ended %s@%s', this.vm, this.name);
+  }
+
+  /** Makes the contents durable, the manifest last. */
+  async #seal(draft: ManifestDraft): Promise<Manifest> {
+    if (draft.id !== this.id || draft.name !== this.name || draft.vm !== this.vm) {
+      throw new Error('the manifest is of another checkpoint');
+    }
+    const { files, directories } = await describe(this.directory);
+    const { manifest, text } = writeManifest(draft, files);
+    for (const file of files) await syncPath(join(this.directory, file.path));
+    await writeDurable(join(this.directory, manifestTemporary), text);
+    await rename(join(this.directory, manifestTemporary), join(this.directory, manifestFile));
+    for (const directory of directories) await syncPath(join(this.directory, directory));
+    await syncPath(this.directory);
+    return manifest;
+  }
+
+  async #rename(): Promise<void> {
+    try {
+      await rename(this.directory, this.target);
+    } catch (error) {
+      const errno = errnoOf(error) ?? '';
+      throw ['EEXIST', 'ENOTEMPTY', 'ENOTDIR'].includes(errno) ? taken(this.vm, this.name) : error;
+    }
+    try {
+      await syncPath(dirname(this.target));
+    } catch (error) {
+      // Its name is not known to be durable: take it back, so that a failure leaves nothing.
+      await rename(this.target, this.directory);
+      throw error;
+    }
+  }
+}
+
+function taken(vm: string, name: string): CkptError {
+  return new CkptError(
+    'EXISTS',
+    `checkpoint ${vm}@${name} exists already; choose another --name or remove it (ckptfs rm ${vm}@${name})`,
+    { vm, name },
+  );
+}
+
+/** The manifest's list of files, by path, with checksums of those that carry none inside. */
+async function describe(
+  directory: string,
+): Promise<{ files: ManifestFile[]; directories: string[] }> {
+  const tree = await walkTree(directory);
+  if (tree.others.length > 0) throw new Error(`not a file: ${tree.others.join(', ')}`);
+  const files: ManifestFile[] = [];
+  for (const [path, bytes] of [...tree.files].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const small = path === deviceStateFile || path === memoryMapFile;
+    files.push({
+      path,
+      bytes,
+      ...(small ? { sha256: await sha256File(join(directory, path)) } : {}),
+    });
+  }
+  return { files, directories: tree.directories };
+}
+
+/**
+ * Removes what saves, removals and replaced files that were cut short left behind. Only for the holder of
+ * the VM's lock that has no save under way: then none of it is alive. Resolves with how many there were.
+ */
+export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
+  const [checkpoints, home] = [store.checkpointsDirectory(vm), store.vmDirectory(vm)];
+  const leftovers = [
+    ...(await namesIn(checkpoints))
+      .filter((name) => name.startsWith(temporaryPrefix))
+      .map((name) => join(checkpoints, name)),
+    ...(await namesIn(home))
+      .filter((name) => replacementPattern.test(name))
+      .map((name) => join(home, name)),
+  ];
+  for (const path of leftovers) {
+    debug('removing leftover %s', path);
+    await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));
+  }
+  return leftovers.length;
+}

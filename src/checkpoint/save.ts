@@ -1,0 +1,132 @@
+/**
+ * Saving a live checkpoint: the order of requirement A, with the store around it.
+ *
+ * The addon does what the guest can feel (pause, traces, segments, memory.map); this module makes the
+ * directory, adds the disks' sealed redo logs and the device state, and publishes. On any failure the store
+ * is as before; the guest goes on, with its writes in the new redo logs if the switch had happened.
+ */
+import { basename } from 'node:path';
+import type { NativeMachine, SaveProgress, SaveResult } from '../native.js';
+import type { CheckpointRequest, CheckpointSummary, VmConfig } from '../vmm/types.js';
+import type { Manifest, ManifestDraft } from './manifest.js';
+import { timeName } from './names.js';
+import { Publication } from './publish.js';
+import type { Store } from './store.js';
+
+const progressIntervalMs = 100;
+
+export interface SaveContext {
+  store: Store;
+  config: VmConfig;
+  machine: NativeMachine;
+  /** Path for the redo log that takes a disk's writes from the pause on. */
+  nextRedo(disk: string): Promise<string>;
+}
+
+export interface SaveHooks {
+  /** The guest runs again; the save goes on. */
+  onResumed?: (summary: CheckpointSummary) => void;
+  onProgress?: (progress: SaveProgress) => void;
+  signal?: AbortSignal;
+  /** Keeps a copy of RAM from the pause in the addon, for tests. */
+  oracle?: boolean;
+}
+
+/** Takes and publishes a checkpoint. Rejects with the store as before. */
+export async function saveCheckpoint(
+  context: SaveContext,
+  request: CheckpointRequest,
+  hooks: SaveHooks = {},
+): Promise<CheckpointSummary> {
+  const { store, config, machine } = context;
+  const createdAt = new Date();
+  const name = request.name ?? timeName(createdAt);
+  const publication = await Publication.begin(store, config.name, name);
+  const known = { vm: config.name, id: publication.id, name, memoryBytes: config.memoryBytes };
+  const cancel = (): void => machine.cancelSave();
+  const timer = setInterval(() => {
+    const progress = machine.saveProgress();
+    if (progress) hooks.onProgress?.(progress);
+  }, progressIntervalMs);
+  try {
+    const redo = [];
+    for (const disk of config.disks) {
+      if (!disk.readonly) redo.push({ disk: disk.id, path: await context.nextRedo(disk.id) });
+    }
+    hooks.signal?.throwIfAborted();
+    hooks.signal?.addEventListener('abort', cancel);
+    const result = await machine.save(
+      {
+        directory: publication.directory,
+        codec: request.codec,
+        redo,
+        oracle: hooks.oracle ?? false,
+      },
+      (pauseUs) => hooks.onResumed?.({ ...known, state: 'saving', pauseUs }),
+    );
+    const manifest = await publish(publication, config, createdAt, request, result);
+    return {
+      ...known,
+      state: 'published',
+      pauseUs: result.pauseUs,
+      totalMs: manifest.stats.totalUs / 1000,
+      storedBytes: result.storedBytes,
+      blocks: result.blocks,
+      faults: result.faults,
+    };
+  } catch (error) {
+    await publication.abandon();
+    throw error;
+  } finally {
+    clearInterval(timer);
+    hooks.signal?.removeEventListener('abort', cancel);
+  }
+}
+
+async function publish(
+  publication: Publication,
+  config: VmConfig,
+  createdAt: Date,
+  request: CheckpointRequest,
+  result: SaveResult,
+): Promise<Manifest> {
+  await publication.write('device-state.json', result.deviceState);
+  const disks: ManifestDraft['disks'] = [];
+  for (const disk of result.disks) {
+    const redo: string[] = [];
+    for (const source of disk.redo) {
+      const path = `disks/${disk.id}/${basename(source)}`;
+      await publication.link(source, path);
+      redo.push(path);
+    }
+    disks.push({
+      id: disk.id,
+      access: disk.access,
+      parent: disk.parent,
+      parentIdentity: disk.parentIdentity,
+      redo,
+    });
+  }
+  return publication.commit({
+    id: publication.id,
+    name: publication.name,
+    vm: publication.vm,
+    createdAt: createdAt.toISOString(),
+    parentId: null,
+    geometry: config.geometry,
+    memoryBytes: config.memoryBytes,
+    codec: request.codec,
+    cpus: config.cpus,
+    guestTicks: result.guestTicks,
+    config: { ...config },
+    disks,
+    stats: {
+      pauseUs: result.pauseUs,
+      phasesUs: result.phasesUs,
+      totalUs: result.totalUs,
+      storedBytes: result.storedBytes,
+      blocks: result.blocks,
+      faults: result.faults,
+    },
+  });
+}

@@ -1,0 +1,145 @@
+/**
+ * A VM process: serves a VM from its start to its end, in the foreground with the console on the terminal,
+ * or as the background child of `--detach`. Owns the VM and its mount; both end on every path.
+ */
+import { setTimeout } from 'node:timers/promises';
+import type { Store } from '../checkpoint/store.js';
+import { exitCodes } from '../errors.js';
+import type { Mount } from '../fs/mount.js';
+import type { GuestExit, RestoreProgress } from '../native.js';
+import type { Vm } from '../vmm/vm.js';
+import type { Context } from './context.js';
+import { isDetachedChild, reportReady } from './detach.js';
+import { attachTerminal } from './terminal.js';
+
+const restorePollMs = 20;
+
+export interface ProcessOptions {
+  /** The guest's own exit reason becomes the exit code. */
+  exitCode?: boolean;
+  mount?: string;
+}
+
+/** How the VM came to its end. */
+type Ending =
+  | { kind: 'exit'; exit: GuestExit }
+  | { kind: 'left' }
+  | { kind: 'interrupted' }
+  | { kind: 'failed'; error: unknown };
+
+/** Runs a created or restored VM until it ends; resolves with the exit code. */
+export async function runProcess(
+  context: Context,
+  store: Store,
+  vm: Vm,
+  options: ProcessOptions,
+): Promise<number> {
+  let mounted: Mount | undefined;
+  using attachment = isDetachedChild()
+    ? undefined
+    : attachTerminal((bytes) => vm.consoleInput(bytes));
+  try {
+    const ending = watchEnding(context, vm, attachment?.left);
+    if (attachment) printConsole(context, vm);
+    await vm.serve();
+    if (options.mount !== undefined) mounted = await mountVm(context, store, vm, options.mount);
+    await vm.start();
+    if (!attachment) await reportReady(vm.name, store.processLog(vm.name));
+    const restored = watchRestore(context, vm);
+    const ended = await ending;
+    const status = vm.status();
+    await mounted?.unmount();
+    mounted = undefined;
+    await (ended.kind === 'exit' ? vm.close() : vm.stop());
+    const restore = await restored;
+    if (ended.kind === 'failed') throw ended.error;
+    const exit = ended.kind === 'exit' ? ended.exit : undefined;
+    const text = `${vm.name}: ${exit ? `${exit.kind}, reason ${exit.reason}` : 'stopped'}`;
+    const value = { vm: vm.name, exit: exit ?? null, instructions: status.instructions };
+    // Beside the guest's console, people get this only when they ask for more.
+    if (context.output.json) context.output.result({ ...value, ...restoreResult(restore) }, text);
+    else context.output.detail(text);
+    return exitCodeOf(context, ended, options);
+  } finally {
+    await mounted?.unmount();
+    await vm.close();
+  }
+}
+
+/** Requirement of `--exit-code`: 0 for a power-off with reason 0, 1 for any other end. */
+function exitCodeOf(context: Context, ended: Ending, options: ProcessOptions): number {
+  if (ended.kind === 'interrupted') return context.interruptCode;
+  if (ended.kind === 'exit' && ended.exit.kind === 'failure') return exitCodes.failed;
+  if (options.exitCode !== true) return exitCodes.done;
+  const isClean =
+    ended.kind === 'exit' && ended.exit.kind === 'shutdown' && ended.exit.reason === 0;
+  return isClean ? exitCodes.done : exitCodes.failed;
+}
+
+/** Resolves with whatever ends the VM first. Must be called before the VM starts. */
+function watchEnding(context: Context, vm: Vm, left: Promise<void> | undefined): Promise<Ending> {
+  return new Promise((resolve) => {
+    vm.once('exit', (exit) => resolve({ kind: 'exit', exit }));
+    vm.on('error', (error) => {
+      // A guest that can go on does; in the background a failed VM stays, to be looked at.
+      if (vm.status().state === 'failed' && !isDetachedChild()) resolve({ kind: 'failed', error });
+      else context.output.error(error);
+    });
+    void left?.then(() => resolve({ kind: 'left' }));
+    context.signal.addEventListener('abort', () => resolve({ kind: 'interrupted' }));
+    if (context.signal.aborted) resolve({ kind: 'interrupted' });
+  });
+}
+
+/** The guest's console on stdout; with --json in status objects. */
+function printConsole(context: Context, vm: Vm): void {
+  const decoder = new TextDecoder();
+  vm.on('console', (data) => {
+    if (context.output.json) {
+      context.output.status({ vm: vm.name, console: decoder.decode(data, { stream: true }) });
+    } else {
+      process.stdout.write(data);
+    }
+  });
+}
+
+async function mountVm(context: Context, store: Store, vm: Vm, directory: string): Promise<Mount> {
+  const { mount } = await import('../fs/mount.js');
+  const { storeView } = await import('../fs/store_view.js');
+  const mounted = await mount(storeView(store, vm), directory, {
+    onError: (line) => context.output.note(`ckptfs: ${line}`),
+  });
+  vm.mountpoint = mounted.directory;
+  void mounted.gone.then(() => (vm.mountpoint = undefined));
+  return mounted;
+}
+
+/** Follows a restore to its completion, tells of it once, and resolves with its last known progress. */
+async function watchRestore(context: Context, vm: Vm): Promise<RestoreProgress | undefined> {
+  let progress = vm.restoreProgress();
+  while (progress !== undefined && !progress.done) {
+    await setTimeout(restorePollMs, undefined, { ref: false });
+    try {
+      progress = vm.restoreProgress() ?? progress;
+    } catch {
+      // The VM has ended before its restore was complete.
+      return progress;
+    }
+  }
+  if (progress !== undefined) {
+    context.output.status({ vm: vm.name, event: 'restored', ...restoreResult(progress) });
+  }
+  return progress;
+}
+
+/** The result of `restore`, in the units of the interface. Times that are not known yet are null. */
+export function restoreResult(progress: RestoreProgress | undefined): object {
+  if (progress === undefined) return {};
+  const { firstInstructionUs, completeUs, blocks, faults } = progress;
+  return {
+    firstInstructionMs: firstInstructionUs > 0 ? firstInstructionUs / 1000 : null,
+    completeMs: completeUs > 0 ? completeUs / 1000 : null,
+    blocks: { demand: blocks.demand, prefetched: blocks.prefetched },
+    faults,
+  };
+}

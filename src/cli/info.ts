@@ -1,0 +1,65 @@
+/** ckptfs info: all that is known of one VM. */
+import type { Command } from 'commander';
+import type { VmStatus } from '../vmm/types.js';
+import { withContext } from './context.js';
+import { formatFields } from './output.js';
+import { formatSize, formatUs } from './sizes.js';
+import { summarizeVm, type VmSummary } from './vms.js';
+
+/** Guest time advances in ticks of 100 ns. */
+const ticksPerUs = 10;
+
+export function registerInfo(program: Command): void {
+  program
+    .command('info')
+    .argument('<vm>', 'name of the VM')
+    .description('show a VM: its state, configuration and what it is doing')
+    .action(
+      withContext(async (context, _options: object, vm: string) => {
+        const store = await context.openStore();
+        await store.needVm(vm);
+        const summary = await summarizeVm(context, store, vm);
+        const config = await store.readConfig(vm).catch(() => undefined);
+        const { status, ...rest } = summary;
+        context.output.result(
+          { ...rest, ...status, ...(config === undefined ? {} : { config }) },
+          describeVm(summary),
+          summary.state,
+        );
+        return undefined;
+      }),
+    );
+}
+
+function describeVm({ vm, state, memoryBytes, cpus, checkpoints, status }: VmSummary): string {
+  return formatFields([
+    ['VM', vm],
+    ['state', state],
+    ['memory', memoryBytes === undefined ? undefined : formatSize(memoryBytes)],
+    ['cpus', cpus === undefined ? undefined : String(cpus)],
+    ['checkpoints', String(checkpoints)],
+    ...(status === undefined ? [] : describeStatus(status)),
+  ]);
+}
+
+function describeStatus(status: VmStatus): [string, string | undefined][] {
+  const { save, restore, exit } = status;
+  return [
+    ['pid', String(status.pid)],
+    ['started', status.startedAt],
+    ['guest time', formatUs(Number(status.guestTicks) / ticksPerUs)],
+    ['instructions', status.instructions.toLocaleString('en')],
+    ['faults', status.faults.toLocaleString('en')],
+    ['mount', status.mount],
+    ['error', status.error],
+    ['ended', exit === undefined ? undefined : `${exit.kind}, reason ${exit.reason}`],
+    ['saving', save && `${save.name}, ${save.blocksSaved} of ${save.blocksTotal} memory blocks`],
+    [
+      'restored',
+      restore &&
+        (restore.done
+          ? `from ${restore.id} in ${formatUs(restore.completeUs)}`
+          : `from ${restore.id}, ${restore.blocks.demand + restore.blocks.prefetched + restore.blocks.zero} of ${restore.blocks.total} memory blocks so far`),
+    ],
+  ];
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env node
+/** The ckptfs command: runs the command line and turns its failure into a line and an exit code. */
+import { CommanderError } from 'commander';
+import { CkptError, exitCodes, toCkptError } from '../errors.js';
+import { Output } from './output.js';
+import { buildProgram } from './program.js';
+
+/** A commander error as ours; undefined when it was no failure (help was asked for). */
+function usageError(error: CommanderError): CkptError | undefined {
+  if (error.exitCode === 0) return undefined;
+  if (error.code === 'commander.help') {
+    return new CkptError('USAGE', 'no command given; see "ckptfs --help"');
+  }
+  const message = error.message.replace(/^error: /, '').replace(/\.?\n/g, ' ');
+  return new CkptError('USAGE', `${message}; see "ckptfs --help"`);
+}
+
+/** Runs the command line; failures become one line (or object) and the exit code. */
+export async function main(argv: string[]): Promise<void> {
+  // A reader that has seen enough (head) is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === 'EPIPE' ? exitCodes.done : exitCodes.failed);
+  });
+  try {
+    await buildProgram().parseAsync(argv);
+  } catch (error) {
+    const failure = error instanceof CommanderError ? usageError(error) : error;
+    if (failure === undefined) return;
+    // The global options may not have been parsed when this failed.
+    new Output({ json: argv.includes('--json') }).error(failure);
+    process.exitCode = toCkptError(failure).exitCode;
+  }
+}
+
+await main(process.argv);

@@ -1,0 +1,67 @@
+/**
+ * The command line: every command, with its options and help. Builds it, runs nothing.
+ *
+ * Only commander is loaded here; each command loads what it needs when it runs.
+ */
+import { Command } from 'commander';
+import { registerCheckpoint } from './checkpoint.js';
+import { registerCheckpoints } from './checkpoints.js';
+import { registerCompletion } from './completion.js';
+import { registerConsole } from './console.js';
+import { registerDoctor } from './doctor.js';
+import { registerInfo } from './info.js';
+import { registerList } from './list.js';
+import { registerMount } from './mount.js';
+import { registerPause } from './pause.js';
+import { registerRestore } from './restore.js';
+import { registerResume } from './resume.js';
+import { registerRm } from './rm.js';
+import { registerRun } from './run.js';
+import { registerShow } from './show.js';
+import { registerStop } from './stop.js';
+import { registerUmount } from './umount.js';
+import { registerVerify } from './verify.js';
+import { registerVersion } from './version.js';
+
+const epilogue = `
+CKPT is VM@NAME, VM@latest, an id, or 4 or more digits of one. Sizes take K, M, G, T (powers of 1024).
+Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 4 damage found, 10 no such thing, 11 busy,
+130 interrupted. DEBUG=ckptfs:* logs to stderr.`;
+
+/** The whole command line. Never exits by itself: errors are thrown. */
+export function buildProgram(): Command {
+  const program = new Command('ckptfs')
+    .description('Virtual machines with live checkpoints, whose disks and checkpoints are files')
+    .option('--store <dir>', 'the store (else $CKPTFS_STORE, else $XDG_DATA_HOME/ckptfs)')
+    .option('--json', 'one JSON object a line, with type status, result or error')
+    .option('-q, --quiet', 'print results only, and those briefly')
+    .option('-v, --verbose', 'tell more')
+    .addHelpText('after', epilogue)
+    .exitOverride()
+    .configureOutput({ outputError: () => undefined })
+    // Global options may stand behind the command too, so help shows them with every command.
+    .configureHelp({ showGlobalOptions: true });
+  for (const register of [
+    registerRun,
+    registerList,
+    registerInfo,
+    registerConsole,
+    registerPause,
+    registerResume,
+    registerStop,
+    registerCheckpoint,
+    registerRestore,
+    registerCheckpoints,
+    registerShow,
+    registerVerify,
+    registerRm,
+    registerMount,
+    registerUmount,
+    registerDoctor,
+    registerVersion,
+    registerCompletion,
+  ]) {
+    register(program);
+  }
+  return program;
+}

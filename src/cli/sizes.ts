@@ -1,0 +1,58 @@
+/** Sizes and times between people and programs. Sizes are powers of 1024, as in every command. */
+import { CkptError } from '../errors.js';
+
+const units = ['', 'K', 'M', 'G', 'T'] as const;
+
+/** Reads `512M`, `1G`, `65536`: a whole number and K, M, G or T. USAGE for anything else; `what` names it. */
+export function parseSize(text: string, what = 'size'): number {
+  const match = /^(\d{1,16})([KMGT]?)$/i.exec(text);
+  const power = units.indexOf((match?.[2] ?? '').toUpperCase() as (typeof units)[number]);
+  const bytes = Number(match?.[1]) * 1024 ** power;
+  if (match !== null && Number.isSafeInteger(bytes)) return bytes;
+  throw new CkptError(
+    'USAGE',
+    `${JSON.stringify(text)} is not a ${what}; give a whole number, with K, M, G or T for powers of 1024`,
+    { value: text },
+  );
+}
+
+/** Reads a whole number of at least `least`. */
+export function parseCount(text: string, what: string, least: number): number {
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : NaN;
+  if (value >= least) return value;
+  throw new CkptError(
+    'USAGE',
+    `${JSON.stringify(text)} is not a ${what}; give a whole number of at least ${least}`,
+    { value: text },
+  );
+}
+
+/** 1536 → "1.5 KiB"; three significant digits. */
+export function formatSize(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  // 1023.5 would print as 1024 of the smaller unit.
+  while (value >= 1023.5 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  if (unit === 0) return `${bytes} B`;
+  const digits = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
+  return `${Number(value.toFixed(digits))} ${units[unit] ?? ''}iB`;
+}
+
+/** 12345 → "12.3 ms"; three significant digits. */
+export function formatUs(us: number): string {
+  const [value, unit] =
+    us < 999.5 ? [us, 'µs'] : us < 999_500 ? [us / 1e3, 'ms'] : ([us / 1e6, 's'] as const);
+  const digits = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
+  return `${Number(value.toFixed(digits))} ${unit}`;
+}
+
+/** The time of day in UTC to the second: 2026-11-20 10:15:00Z. */
+export function formatTime(time: Date): string {
+  return time
+    .toISOString()
+    .replace('T', ' ')
+    .replace(/\.\d+Z$/, 'Z');
+}

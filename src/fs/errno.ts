@@ -1,0 +1,56 @@
+/**
+ * What the kernel is told when a node fails: the one place that maps errors to errno numbers.
+ * Stateless.
+ */
+import { constants } from 'node:os';
+import { CkptError, errnoOf, type ErrorCode } from '../errors.js';
+
+export type ErrnoName = keyof typeof constants.errno;
+
+/** A refusal of a node by an errno that no CkptError stands for (ENOTDIR, EISDIR, ...). */
+export class FsError extends Error {
+  constructor(
+    readonly errno: ErrnoName,
+    message: string = errno,
+  ) {
+    super(message);
+    this.name = 'FsError';
+  }
+}
+
+const errnoOfCode: Record<ErrorCode, ErrnoName> = {
+  USAGE: 'EINVAL',
+  NOT_FOUND: 'ENOENT',
+  EXISTS: 'EEXIST',
+  BUSY: 'EBUSY',
+  IO: 'EIO',
+  NO_SPACE: 'ENOSPC',
+  DAMAGED: 'EIO',
+  UNSUPPORTED: 'EOPNOTSUPP',
+  CANCELLED: 'EINTR',
+  INTERNAL: 'EIO',
+};
+
+function isErrnoName(name: string | undefined): name is ErrnoName {
+  return name !== undefined && Object.hasOwn(constants.errno, name);
+}
+
+/** The errno of any failure; a failure that is none of ours nor of the system's is EIO. */
+export function errnoName(error: unknown): ErrnoName {
+  if (error instanceof FsError) return error.errno;
+  if (error instanceof CkptError) return errnoOfCode[error.code];
+  const name = errnoOf(error);
+  return isErrnoName(name) ? name : 'EIO';
+}
+
+/** The positive errno number. */
+export function errnoNumber(name: ErrnoName): number {
+  return constants.errno[name];
+}
+
+/** Expected answers need no log line; what a person has to look into does. */
+export function isTrouble(name: ErrnoName): boolean {
+  return !['ENOENT', 'ENOTDIR', 'EISDIR', 'EINVAL', 'EROFS', 'ENODATA', 'ENAMETOOLONG'].includes(
+    name,
+  );
+}

@@ -1,0 +1,211 @@
+/**
+ * The view of a store for a mount; with a VM, of that VM alone, whose process makes the mount. Reads the
+ * store as it is at every call. Manifests never change and are kept for as long as their file is the same.
+ */
+import { createHash } from 'node:crypto';
+import { realpath, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { diskLayers } from '../checkpoint/checkpoints.js';
+import { namesIn, readSmallFile } from '../checkpoint/files.js';
+import {
+  deviceStateFile,
+  type Manifest,
+  manifestFile,
+  parseManifest,
+  readManifest,
+} from '../checkpoint/manifest.js';
+import { isName } from '../checkpoint/names.js';
+import type { Store } from '../checkpoint/store.js';
+import { CkptError, errnoOf } from '../errors.js';
+import { openDisk, openMemoryImage } from '../native.js';
+import { VmClient } from '../vmm/client.js';
+import { completeConfig } from '../vmm/config.js';
+import { redoLogs } from '../vmm/disks.js';
+import type { VmConfigInput } from '../vmm/types.js';
+import type { Vm } from '../vmm/vm.js';
+import type { StoredPath } from './stored.js';
+import { bufferSource } from './value.js';
+import type { CheckpointView, LiveView, SourceFile, StoreView, VmView } from './view.js';
+
+/** How long a VM process may take to tell its status. */
+const statusLimitMs = 2000;
+
+/** What the mount needs of the VM that makes it. */
+export type LiveVm = Pick<Vm, 'name' | 'config' | 'memory' | 'disk' | 'status'>;
+
+export function storeView(store: Store, vm?: LiveVm): StoreView {
+  const manifests = new ManifestCache();
+  const live = vm && liveView(vm);
+  return {
+    root: store.root,
+    live: vm !== undefined,
+    vmNames: () => (vm ? Promise.resolve([vm.name]) : store.listVms()),
+    async vm(name) {
+      if (!isName(name) || (vm && name !== vm.name)) return undefined;
+      const createdAt = await modifiedAt(store.vmDirectory(name));
+      return createdAt && vmView(store, manifests, name, createdAt, vm, live);
+    },
+  };
+}
+
+function vmView(
+  store: Store,
+  manifests: ManifestCache,
+  name: string,
+  createdAt: Date,
+  vm: LiveVm | undefined,
+  live: LiveView | undefined,
+): VmView {
+  return {
+    createdAt,
+    status: () => (vm ? Promise.resolve(vm.status()) : statusOf(store, name)),
+    files: [store.configFile(name), store.consoleLog(name)].map(storedPath),
+    async layers() {
+      const config = completeConfig((await store.readConfig(name)) as VmConfigInput);
+      const layers = new Map<string, StoredPath[]>();
+      for (const disk of config.disks) {
+        // The parent may be given by a symbolic link, which the tree would not show.
+        const path = await realpath(disk.path).catch(() => disk.path);
+        const redo = await redoLogs(store.diskDirectory(name, disk.id));
+        layers.set(disk.id, [{ name: 'parent', path }, ...redo.map(storedPath)]);
+      }
+      return layers;
+    },
+    async checkpointNames() {
+      return (await namesIn(store.checkpointsDirectory(name))).filter(isName);
+    },
+    async checkpoint(checkpoint) {
+      if (!isName(checkpoint)) return undefined;
+      const directory = store.checkpointDirectory(name, checkpoint);
+      if ((await modifiedAt(directory)) === undefined) return undefined;
+      const { manifest, bytes } = await manifests.read(directory);
+      return checkpointView(checkpoint, directory, manifest, bytes);
+    },
+    ...(live ? { live } : {}),
+  };
+}
+
+function checkpointView(
+  name: string,
+  directory: string,
+  manifest: Manifest,
+  manifestBytes: number,
+): CheckpointView {
+  return {
+    name,
+    id: manifest.id,
+    ...(manifest.parentId === null ? {} : { parentId: manifest.parentId }),
+    checksum: manifest.checksum,
+    createdAt: new Date(manifest.createdAt),
+    directory,
+    manifest: checkedFile(join(directory, manifestFile), manifestBytes, parseManifest),
+    deviceState: deviceState(directory, manifest),
+    memory: { bytes: manifest.memoryBytes, open: () => openMemoryImage(directory) },
+    disks: new Map(
+      manifest.disks.map((disk) => [
+        disk.id,
+        {
+          bytes: disk.parentIdentity.bytes,
+          open: () => openDisk(diskLayers({ directory, manifest }, disk.id)),
+        },
+      ]),
+    ),
+  };
+}
+
+/** A small file that is read whole and checked when it is opened. */
+function checkedFile(
+  path: string,
+  bytes: number,
+  check: (contents: Buffer, path: string) => void,
+): SourceFile {
+  return {
+    bytes,
+    async open() {
+      const contents = await readSmallFile(path, bytes);
+      check(contents, path);
+      return bufferSource(contents);
+    },
+  };
+}
+
+function deviceState(directory: string, manifest: Manifest): SourceFile {
+  const expected = manifest.files.find((file) => file.path === deviceStateFile);
+  return checkedFile(join(directory, deviceStateFile), expected?.bytes ?? 0, (contents, path) => {
+    if (createHash('sha256').update(contents).digest('hex') === expected?.sha256) return;
+    throw new CkptError('DAMAGED', `${path} is damaged (its checksum differs)`, { file: path });
+  });
+}
+
+function liveView(vm: LiveVm): LiveView {
+  const disks = vm.config.disks.map(({ id }): [string, SourceFile] => {
+    const disk = vm.disk(id);
+    const { bytes } = disk;
+    disk.close();
+    return [id, { bytes, open: () => Promise.resolve().then(() => vm.disk(id)) }];
+  });
+  return {
+    memory: {
+      bytes: vm.config.memoryBytes,
+      open: () => Promise.resolve().then(() => vm.memory()),
+    },
+    disks: new Map(disks),
+  };
+}
+
+/** What the VM's process says; "stopped" when there is none, "unresponsive" when it does not answer. */
+async function statusOf(store: Store, vm: string): Promise<object> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<object>((resolve) => {
+    timer = setTimeout(() => resolve({ vm, state: 'unresponsive' }), statusLimitMs);
+  });
+  const asked = VmClient.connect(vm, store.controlSocket(vm)).then((client) => client.status());
+  try {
+    return await Promise.race([asked, late]);
+  } catch (error) {
+    if (error instanceof CkptError && error.code === 'NOT_FOUND') return { vm, state: 'stopped' };
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function storedPath(path: string): StoredPath {
+  return { name: basename(path), path };
+}
+
+/** When a directory last changed; undefined when it is not there or not a directory. */
+async function modifiedAt(path: string): Promise<Date | undefined> {
+  try {
+    const stats = await stat(path);
+    return stats.isDirectory() ? stats.mtime : undefined;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+interface KnownManifest {
+  /** Inode, size and change time of the file. */
+  file: string;
+  manifest: Manifest;
+  bytes: number;
+}
+
+/** Validated manifests by checkpoint directory: every look-up of a path goes through one. */
+class ManifestCache {
+  /** Some KiB each. */
+  static readonly maxEntries = 4096;
+  readonly #known = new Map<string, KnownManifest>();
+
+  async read(directory: string): Promise<KnownManifest> {
+    const { ino, size, ctimeMs } = await stat(join(directory, manifestFile));
+    const file = `${ino}:${size}:${ctimeMs}`;
+    const known = this.#known.get(directory);
+    if (known?.file === file) return known;
+    const read = { file, manifest: await readManifest(directory), bytes: size };
+    if (this.#known.size >= ManifestCache.maxEntries) this.#known.clear();
+    this.#known.set(directory, read);
+    return read;
+  }
+}

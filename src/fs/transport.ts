@@ -1,0 +1,44 @@
+/**
+ * What carries the tree to the kernel. One interface for every transport, and one test suite
+ * (test/fs-suite.ts). A transport is loaded when a mount asks for it.
+ */
+import { CkptError } from '../errors.js';
+import type { Tree } from './tree.js';
+
+export const transportNames = ['fuse-native', 'libfuse3'] as const;
+export type TransportName = (typeof transportNames)[number];
+
+export interface TransportOptions {
+  /** Other users than the one who mounts may look in. */
+  allowOther: boolean;
+  /** A request that takes longer is answered with ETIMEDOUT. */
+  requestLimitMs: number;
+  /** Told one line for each failure that a person has to look into. */
+  onError: (line: string) => void;
+}
+
+/** A tree that the kernel has mounted. */
+export interface Session {
+  /** Gives back what the session holds; called when the kernel's mount is gone. */
+  end(): Promise<void>;
+}
+
+export interface Transport {
+  /**
+   * Mounts the tree on a directory and resolves when the kernel has connected. On failure nothing is
+   * mounted. The process must not look at the directory from then on.
+   */
+  attach(tree: Tree, directory: string, options: TransportOptions): Promise<Session>;
+}
+
+/** Loads a transport; UNSUPPORTED says what is missing. */
+export async function loadTransport(name: TransportName): Promise<Transport> {
+  if (name === 'fuse-native') return (await import('./fuse_native.js')).loadFuseNative();
+  throw new CkptError(
+    'UNSUPPORTED',
+    `transport ${name} is not there; use --transport fuse-native`,
+    {
+      transport: name,
+    },
+  );
+}

@@ -1,0 +1,166 @@
+/**
+ * The control server of a VM process: HTTP and JSON over a Unix socket of mode 0600.
+ *
+ *   GET  /status                    VmStatus
+ *   POST /pause  /resume  /stop     {}
+ *   POST /checkpoint                CheckpointRequest → lines of {type: progress|result|error}
+ *   GET  /console                   Upgrade: ckptfs-console → raw bytes both ways
+ *
+ * Errors are {code, message, data} with status 400. A client that goes away cancels its checkpoint.
+ */
+import { chmod, rm } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { z } from 'zod';
+import { isName } from '../checkpoint/names.js';
+import { CkptError } from '../errors.js';
+import type { SaveProgress } from '../native.js';
+import type { CheckpointRequest, CheckpointSummary, VmStatus } from './types.js';
+
+/** What the server needs of its VM. */
+export interface Controlled {
+  status(): VmStatus;
+  pause(): Promise<void>;
+  resume(): void;
+  /** Ends the VM after the answer has been sent. */
+  stop(): Promise<void>;
+  checkpoint(
+    request: CheckpointRequest,
+    onProgress: (progress: SaveProgress) => void,
+    signal: AbortSignal,
+  ): Promise<CheckpointSummary>;
+  consoleInput(data: Uint8Array): void;
+  /** Adds a listener for console output; returns its removal. */
+  onConsole(listener: (data: Buffer) => void): () => void;
+}
+
+const maxBodyBytes = 64 << 10;
+/** A console client that does not read is dropped rather than buffered without end. */
+const maxConsoleBacklogBytes = 4 << 20;
+
+const checkpointSchema = z.strictObject({
+  name: z.string().refine(isName, 'cannot name a checkpoint').optional(),
+  codec: z.enum(['none', 'lz4']),
+  wait: z.boolean(),
+});
+
+async function readBody(request: IncomingMessage): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > maxBodyBytes) throw new CkptError('USAGE', 'the request is too large');
+    chunks.push(chunk);
+  }
+  if (bytes === 0) return {};
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch {
+    throw new CkptError('USAGE', 'the request is not JSON');
+  }
+}
+
+function errorValue(error: unknown) {
+  if (error instanceof CkptError) {
+    return { type: 'error', code: error.code, message: error.message, data: error.data };
+  }
+  return { type: 'error', code: 'IO', message: String(error), data: {} };
+}
+
+function reply(response: ServerResponse, status: number, value: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(JSON.stringify(value));
+}
+
+async function serveCheckpoint(
+  vm: Controlled,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const parsed = checkpointSchema.safeParse(await readBody(request));
+  if (!parsed.success) {
+    throw new CkptError('USAGE', `checkpoint request: ${parsed.error.issues[0]?.message ?? ''}`);
+  }
+  const { name, codec, wait } = parsed.data;
+  const gone = new AbortController();
+  response.on('close', () => {
+    if (!response.writableEnded) gone.abort();
+  });
+  const line = (value: object): void => {
+    response.write(`${JSON.stringify(value)}\n`);
+  };
+  response.writeHead(200, { 'content-type': 'application/jsonl' });
+  try {
+    const summary = await vm.checkpoint(
+      { ...(name === undefined ? {} : { name }), codec, wait },
+      (progress) => line({ type: 'progress', ...progress }),
+      gone.signal,
+    );
+    line({ type: 'result', ...summary });
+  } catch (error) {
+    line(errorValue(error));
+  }
+  response.end();
+}
+
+function attachConsole(vm: Controlled, socket: Duplex): void {
+  socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ckptfs-console\r\n\r\n');
+  const detach = vm.onConsole((data) => {
+    if (socket.writableLength > maxConsoleBacklogBytes) socket.destroy();
+    else socket.write(data);
+  });
+  socket.on('data', (data: Buffer) => vm.consoleInput(data));
+  socket.on('end', () => socket.end());
+  socket.on('error', () => socket.destroy());
+  socket.on('close', detach);
+}
+
+async function route(
+  vm: Controlled,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  switch (`${request.method} ${request.url}`) {
+    case 'GET /status':
+      return reply(response, 200, vm.status());
+    case 'POST /pause':
+      await vm.pause();
+      return reply(response, 200, {});
+    case 'POST /resume':
+      vm.resume();
+      return reply(response, 200, {});
+    case 'POST /stop':
+      reply(response, 200, {});
+      return vm.stop();
+    case 'POST /checkpoint':
+      return serveCheckpoint(vm, request, response);
+    default:
+      throw new CkptError('USAGE', `the control socket does not know ${request.method} ${request.url}`);
+  }
+}
+
+/** Serves `vm` at `socketPath`, replacing a socket that a killed process left. */
+export async function serveControl(vm: Controlled, socketPath: string): Promise<Server> {
+  await rm(socketPath, { force: true });
+  const server = createServer((request, response) => {
+    route(vm, request, response).catch((error: unknown) => {
+      if (response.headersSent) response.destroy();
+      else reply(response, 400, errorValue(error));
+    });
+  });
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex) => {
+    if (request.url === '/console') attachConsole(vm, socket);
+    else socket.destroy();
+  });
+  const umask = process.umask(0o177);
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(socketPath, resolve);
+    });
+  } finally {
+    process.umask(umask);
+  }
+  await chmod(socketPath, 0o600);
+  return server;
+}

@@ -1,0 +1,112 @@
+/**
+ * The redo logs of a VM's disks: where they are, and what a start or a restore makes of them.
+ *
+ *   <vm>/disks/<id>/<n>.redo   n counts from 00000001; the oldest first, the last one takes the writes
+ *   <vm>/disks.new/            the disks of a restore, until they replace disks/
+ *   <vm>/disks.old/            the replaced disks, until they are removed
+ *
+ * Owner: the process that holds the VM's lock.
+ */
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
+import { attempt, linkOrCopy, namesIn, pathExists } from '../checkpoint/files.js';
+import type { Store } from '../checkpoint/store.js';
+import { createRedoLog, fileIdentity, type NativeDiskConfig } from '../native.js';
+import type { DiskConfig, VmConfig } from './types.js';
+
+const redoName = /^(\d{8})\.redo$/;
+
+/** Path of the redo log after the newest of `directory`. */
+export async function nextRedo(directory: string): Promise<string> {
+  const newest = (await redoLogs(directory)).at(-1);
+  const number = newest === undefined ? 1 : Number(redoName.exec(basename(newest))?.[1]) + 1;
+  return join(directory, `${String(number).padStart(8, '0')}.redo`);
+}
+
+/** The redo logs of one disk, oldest first. */
+export async function redoLogs(directory: string): Promise<string[]> {
+  return (await namesIn(directory))
+    .filter((name) => redoName.test(name))
+    .map((name) => join(directory, name));
+}
+
+/** How a disk is opened when `redo` are its logs: a persistent one without logs is written directly. */
+function access(disk: DiskConfig, redo: readonly string[]): NativeDiskConfig['access'] {
+  if (disk.readonly) return 'readonly';
+  return disk.mode === 'persistent' && redo.length === 0 ? 'direct' : 'redo';
+}
+
+/** The disks of a VM that boots: the logs it has, and a first one for a new non-persistent disk. */
+export async function bootDisks(store: Store, config: VmConfig): Promise<NativeDiskConfig[]> {
+  await finishReplacement(store.vmDirectory(config.name));
+  const disks: NativeDiskConfig[] = [];
+  for (const disk of config.disks) {
+    const directory = store.diskDirectory(config.name, disk.id);
+    await makeDirectory(directory);
+    const redo = await redoLogs(directory);
+    if (redo.length === 0 && disk.mode === 'nonpersistent' && !disk.readonly) {
+      const path = await nextRedo(directory);
+      await createRedoLog(path, fileIdentity(disk.path).bytes);
+      redo.push(path);
+    }
+    disks.push({ id: disk.id, parent: disk.path, redo, access: access(disk, redo) });
+  }
+  return disks;
+}
+
+/**
+ * The disks of a VM that is restored: the checkpoint's sealed logs under a fresh one. They replace the
+ * disks of an earlier run of the VM: restoring in place goes back to the checkpoint.
+ */
+export async function restoreDisks(
+  store: Store,
+  config: VmConfig,
+  checkpoint: Checkpoint,
+): Promise<NativeDiskConfig[]> {
+  const vmDirectory = store.vmDirectory(config.name);
+  const fresh = join(vmDirectory, 'disks.new');
+  await attempt(`cannot prepare ${fresh}`, () => rm(fresh, { recursive: true, force: true }));
+  const disks: NativeDiskConfig[] = [];
+  for (const disk of config.disks) {
+    const layers = diskLayers(checkpoint, disk.id);
+    const directory = join(fresh, disk.id);
+    await makeDirectory(directory);
+    for (const source of layers.redo) {
+      await attempt(`cannot link ${source}`, () =>
+        linkOrCopy(source, join(directory, basename(source))),
+      );
+    }
+    if (!disk.readonly) {
+      await createRedoLog(await nextRedo(directory), layers.parentIdentity?.bytes ?? 0);
+    }
+    const final = store.diskDirectory(config.name, disk.id);
+    const redo = (await redoLogs(directory)).map((path) => join(final, basename(path)));
+    disks.push({ ...layers, id: disk.id, redo, access: disk.readonly ? 'readonly' : 'redo' });
+  }
+  await attempt(`cannot replace the disks of VM ${config.name}`, async () => {
+    await mkdir(fresh, { recursive: true });
+    await rm(join(vmDirectory, 'disks.old'), { recursive: true, force: true });
+    if (await pathExists(join(vmDirectory, 'disks'))) {
+      await rename(join(vmDirectory, 'disks'), join(vmDirectory, 'disks.old'));
+    }
+  });
+  await finishReplacement(vmDirectory);
+  return disks;
+}
+
+/** Ends a replacement of the disks, also one that a kill cut short between its two renames. */
+async function finishReplacement(vmDirectory: string): Promise<void> {
+  const [current, fresh, old] = ['disks', 'disks.new', 'disks.old'].map((name) =>
+    join(vmDirectory, name),
+  ) as [string, string, string];
+  await attempt(`cannot replace ${current}`, async () => {
+    if (!(await pathExists(current)) && (await pathExists(fresh))) await rename(fresh, current);
+    await rm(fresh, { recursive: true, force: true });
+    await rm(old, { recursive: true, force: true });
+  });
+}
+
+async function makeDirectory(path: string): Promise<void> {
+  await attempt(`cannot create ${dirname(path)}`, () => mkdir(path, { recursive: true, mode: 0o700 }));
+}

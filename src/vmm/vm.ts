@@ -1,0 +1,401 @@
+/**
+ * A virtual machine in its own process: from configuration or checkpoint to a running guest.
+ *
+ * A Vm holds its VM's lock from creation to close(); everything in the VM's directory but published
+ * checkpoints is written by it alone. Verbs are called from the JavaScript thread; the guest runs on the
+ * addon's threads and never waits for JavaScript.
+ */
+import { EventEmitter } from 'node:events';
+import { createWriteStream, type WriteStream } from 'node:fs';
+import type { Server } from 'node:http';
+import createDebug from 'debug';
+import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
+import { replaceFile } from '../checkpoint/files.js';
+import { cleanUnpublished } from '../checkpoint/publish.js';
+import { saveCheckpoint, type SaveHooks } from '../checkpoint/save.js';
+import type { Store } from '../checkpoint/store.js';
+import { CkptError } from '../errors.js';
+import {
+  type ByteSource,
+  type FileLock,
+  type GuestExit,
+  lockFile,
+  type MachineEvent,
+  type NativeDiskConfig,
+  NativeMachine,
+  type RestoreProgress,
+  type SaveProgress,
+} from '../native.js';
+import { type BootPlan, planBoot } from './boot.js';
+import { checkDisks, completeConfig } from './config.js';
+import { serveControl } from './control.js';
+import { describeMachine, flatten } from './devicetree.js';
+import { bootDisks, nextRedo, restoreDisks } from './disks.js';
+import type {
+  CheckpointRequest,
+  CheckpointSummary,
+  VmConfig,
+  VmConfigInput,
+  VmProcess,
+  VmStatus,
+} from './types.js';
+
+const debug = createDebug('ckptfs:vm');
+
+/** A VM's claim on its name: the lock, and whether the name is new. */
+interface Claim {
+  lock: FileLock;
+  isNew: boolean;
+}
+
+interface VmEvents {
+  console: [data: Buffer];
+  exit: [exit: GuestExit];
+  error: [error: Error];
+}
+
+export class Vm extends EventEmitter<VmEvents> implements VmProcess {
+  readonly name: string;
+  readonly #store: Store;
+  readonly #config: VmConfig;
+  readonly #claim: Claim;
+  readonly #machine: NativeMachine;
+  readonly #consoleLog: WriteStream;
+  readonly #startedAt = new Date();
+  #server: Server | undefined;
+  #exit: GuestExit | undefined;
+  #paused = false;
+  #save: { id: string; name: string; done: Promise<unknown> } | undefined;
+  #restore: { id: string; preparedUs: number } | undefined;
+  #closed: Promise<void> | undefined;
+  /** Where this process serves its mount, for status; set by whoever mounts. */
+  mountpoint: string | undefined;
+
+  private constructor(store: Store, config: VmConfig, claim: Claim, disks: NativeDiskConfig[]) {
+    super();
+    this.name = config.name;
+    this.#store = store;
+    this.#config = config;
+    this.#claim = claim;
+    const { memoryBytes, cpus, geometry, trace } = config;
+    this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
+      this.#onEvent(event),
+    );
+    this.#consoleLog = createWriteStream(store.consoleLog(config.name), { flags: 'a', mode: 0o600 });
+    this.#consoleLog.on('error', (error) => debug('console.log: %o', error));
+  }
+
+  /** A VM that boots its kernel. EXISTS when the name is taken; nothing is left behind on failure. */
+  static async create(store: Store, input: VmConfigInput): Promise<Vm> {
+    const name = input.name ?? (await store.freeVmName());
+    const config = completeConfig({ ...input, name });
+    await checkDisks(config);
+    const plan = await planBoot(config.memoryBytes, config.kernel, config.initrd);
+    const claim = await claimNew(store, name);
+    return Vm.#boot(store, config, plan, claim);
+  }
+
+  /** Boots a stopped VM again, with its configuration and its disks as they are. */
+  static async restart(store: Store, name: string): Promise<Vm> {
+    const config = completeConfig((await store.readConfig(name)) as VmConfigInput);
+    await checkDisks(config);
+    const plan = await planBoot(config.memoryBytes, config.kernel, config.initrd);
+    return Vm.#boot(store, config, plan, claimExisting(store, name));
+  }
+
+  static async #boot(store: Store, config: VmConfig, plan: BootPlan, claim: Claim): Promise<Vm> {
+    return guarded(store, config.name, claim, async () => {
+      await cleanUnpublished(store, config.name);
+      const vm = new Vm(store, config, claim, await bootDisks(store, config));
+      try {
+        for (const { path, fileOffset, bytes, address } of plan.pieces) {
+          vm.#machine.loadFile(path, fileOffset, bytes, address);
+        }
+        const tree = describeMachine({
+          memoryBytes: config.memoryBytes,
+          cpus: config.cpus,
+          virtioSlots: config.disks.length + 1,
+          bootargs: config.append,
+          ...(plan.initrd ? { initrd: plan.initrd } : {}),
+        });
+        vm.#machine.load(plan.deviceTree, flatten(tree));
+        vm.#machine.boot(plan.entry, plan.deviceTree);
+        await store.writeConfig(config.name, config);
+        return vm;
+      } catch (error) {
+        await vm.close();
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * A VM that goes on from a checkpoint: by default as the VM it was taken of, whose disks then go back to
+   * the checkpoint, or as a new VM of another name. With `lazy` the guest runs before its memory is there.
+   */
+  static async restore(
+    store: Store,
+    entry: Pick<CheckpointEntry, 'directory'>,
+    options: { name?: string; lazy: boolean },
+  ): Promise<Vm> {
+    const begun = process.hrtime.bigint();
+    const checkpoint = await openCheckpoint(entry.directory);
+    const { manifest } = checkpoint;
+    const name = options.name ?? manifest.vm;
+    const config = completeConfig({ ...(manifest.config as VmConfigInput), name });
+    const inPlace = name === manifest.vm && (await store.hasVm(name));
+    const claim = inPlace ? claimExisting(store, name) : await claimNew(store, name);
+    return guarded(store, name, claim, async () => {
+      await cleanUnpublished(store, name);
+      const vm = new Vm(store, config, claim, await restoreDisks(store, config, checkpoint));
+      try {
+        await store.writeConfig(name, config);
+        vm.#restore = {
+          id: manifest.id,
+          preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
+        };
+        await vm.#machine.restore({
+          directory: checkpoint.directory,
+          deviceState: checkpoint.deviceState,
+          lazy: options.lazy,
+        });
+        return vm;
+      } catch (error) {
+        await vm.close();
+        throw error;
+      }
+    });
+  }
+
+  get config(): VmConfig {
+    return this.#config;
+  }
+
+  /** Runs the guest. */
+  async start(): Promise<void> {
+    this.#machine.start();
+    await this.#writeStatus();
+  }
+
+  /** Serves the control socket. */
+  async serve(): Promise<void> {
+    this.#server = await serveControl(
+      {
+        status: () => this.status(),
+        pause: () => this.pause(),
+        resume: () => this.resume(),
+        stop: () => this.stop(),
+        checkpoint: (request, onProgress, signal) => this.checkpoint(request, { onProgress, signal }),
+        consoleInput: (data) => this.consoleInput(data),
+        onConsole: (listener) => {
+          this.on('console', listener);
+          return () => this.off('console', listener);
+        },
+      },
+      this.#store.controlSocket(this.name),
+    );
+  }
+
+  /** Stops every vCPU at an instruction boundary; guest time stands still. BUSY when paused already. */
+  async pause(): Promise<void> {
+    if (this.#paused) throw new CkptError('BUSY', `VM ${this.name} is paused already`);
+    this.#paused = true;
+    await this.#machine.pause();
+    await this.#writeStatus();
+  }
+
+  resume(): void {
+    if (!this.#paused) throw new CkptError('USAGE', `VM ${this.name} is not paused`);
+    this.#paused = false;
+    this.#machine.resume();
+    void this.#writeStatus();
+  }
+
+  /** Ends the VM as if its plug were pulled; emits `exit` with kind `stopped` reasons left to the guest. */
+  async stop(): Promise<void> {
+    await this.close();
+    this.emit('exit', this.#exit ?? { kind: 'shutdown', reason: 0 });
+  }
+
+  /** Takes a live checkpoint and publishes it. BUSY while another one is being saved. */
+  async checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
+    if (this.#save) {
+      throw new CkptError(
+        'BUSY',
+        `VM ${this.name} is saving checkpoint ${this.#save.name}; wait for it or cancel it`,
+      );
+    }
+    let resumed: (summary: CheckpointSummary) => void = () => {};
+    const afterPause = new Promise<CheckpointSummary>((resolve) => (resumed = resolve));
+    const progress: { id: string; name: string; done: Promise<unknown> } = {
+      id: '',
+      name: request.name ?? '',
+      done: Promise.resolve(),
+    };
+    this.#save = progress;
+    const done = saveCheckpoint(
+      {
+        store: this.#store,
+        config: this.#config,
+        machine: this.#machine,
+        nextRedo: (disk) => nextRedo(this.#store.diskDirectory(this.name, disk)),
+      },
+      request,
+      {
+        ...hooks,
+        onResumed: (summary) => {
+          Object.assign(progress, { id: summary.id, name: summary.name });
+          hooks.onResumed?.(summary);
+          resumed(summary);
+        },
+      },
+    ).finally(() => (this.#save = undefined));
+    progress.done = done.catch((error: unknown) => debug('checkpoint: %o', error));
+    return request.wait ? done : Promise.race([afterPause, done]);
+  }
+
+  consoleInput(data: Uint8Array): void {
+    this.#machine.consoleInput(data);
+  }
+
+  /** Guest RAM now. */
+  memory(): ByteSource {
+    return this.#machine.memory();
+  }
+
+  /** A virtual disk now, merged. */
+  disk(id: string): ByteSource {
+    return this.#machine.disk(id);
+  }
+
+  /** RAM as it was in the pause of the last checkpoint with `oracle`, for tests. */
+  oracle(): Buffer {
+    return this.#machine.oracle();
+  }
+
+  /** After a failed read of the restore's source has been mended: the guest goes on. */
+  retryRestore(): void {
+    this.#machine.retryRestore();
+  }
+
+  /** The restore this VM came from, with times counted from the call of restore(). */
+  restoreProgress(): RestoreProgress | undefined {
+    const progress = this.#machine.restoreProgress();
+    if (!progress || !this.#restore) return undefined;
+    const { preparedUs } = this.#restore;
+    const since = (us: number): number => (us > 0 ? us + preparedUs : 0);
+    return {
+      ...progress,
+      firstInstructionUs: since(progress.firstInstructionUs),
+      completeUs: since(progress.completeUs),
+    };
+  }
+
+  status(): VmStatus {
+    const machine = this.#machine.status();
+    const save = this.#machine.saveProgress();
+    const restore = this.restoreProgress();
+    return {
+      vm: this.name,
+      state: machine.state === 'created' ? 'starting' : machine.state,
+      pid: process.pid,
+      startedAt: this.#startedAt.toISOString(),
+      memoryBytes: this.#config.memoryBytes,
+      cpus: this.#config.cpus,
+      instructions: machine.instructions,
+      guestTicks: machine.guestTicks,
+      faults: machine.faults,
+      mappings: machine.mappings,
+      ...(machine.error === undefined ? {} : { error: machine.error }),
+      ...(this.#exit ? { exit: this.#exit } : {}),
+      ...(this.#save && save
+        ? { save: { ...save, id: this.#save.id, name: this.#save.name } }
+        : {}),
+      ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
+      ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
+    };
+  }
+
+  /** Stops the guest, cancels a save under way, closes the disks and releases the lock. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#save) {
+      this.#machine.cancelSave();
+      await this.#save.done;
+    }
+    await this.#writeStatus('ended');
+    await this.#machine.close();
+    await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
+    // Connections of clients that still listen to the console end with the server.
+    this.#server?.close();
+    this.#server?.closeIdleConnections();
+    this.#claim.lock.unlock();
+  }
+
+  #onEvent(event: MachineEvent): void {
+    switch (event.type) {
+      case 'console':
+        this.#consoleLog.write(event.data);
+        this.emit('console', event.data);
+        break;
+      case 'exit':
+        this.#exit = event.exit;
+        this.emit('exit', event.exit);
+        break;
+      case 'error':
+        debug('machine: %s', event.message);
+        this.emit('error', new CkptError('DAMAGED', event.message));
+        break;
+    }
+  }
+
+  /** status.json for readers without the socket; it is a report, so a failure to write it is only logged. */
+  async #writeStatus(state?: VmStatus['state']): Promise<void> {
+    const status = { ...this.status(), ...(state ? { state } : {}) };
+    await replaceFile(
+      this.#store.statusFile(this.name),
+      `${JSON.stringify(status, null, 2)}\n`,
+    ).catch((error: unknown) => debug('status.json: %o', error));
+  }
+}
+
+async function claimNew(store: Store, name: string): Promise<Claim> {
+  await store.createVm(name);
+  const lock = lockFile(store.lockFile(name));
+  if (!lock) throw busy(name);
+  return { lock, isNew: true };
+}
+
+function claimExisting(store: Store, name: string): Claim {
+  const lock = lockFile(store.lockFile(name));
+  if (!lock) throw busy(name);
+  return { lock, isNew: false };
+}
+
+function busy(name: string): CkptError {
+  return new CkptError(
+    'BUSY',
+    `VM ${name} is running; stop it first (ckptfs stop ${name}), or give another --name`,
+    { vm: name },
+  );
+}
+
+/** Runs `body`; when it fails the claim is given back, and a new VM's directory removed. */
+async function guarded<T>(
+  store: Store,
+  name: string,
+  claim: Claim,
+  body: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    if (claim.isNew) await store.abandonVm(name);
+    claim.lock.unlock();
+    throw error;
+  }
+}

@@ -1,0 +1,88 @@
+/** Mounts through fuse-native: the suite of all transports, and what mount and unmount refuse. */
+import { mkdir, open, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import t from 'tap';
+import { CkptError } from '../src/errors.js';
+import { loadError } from '../src/fs/fuse_native.js';
+import { mount } from '../src/fs/mount.js';
+import { mountOn, mountType, unmountDirectory } from '../src/fs/mounts.js';
+import { command, noFuse, serve, temporary } from './fs-harness.js';
+import { suite } from './fs-suite.js';
+import { makeStore, makeView } from './fs-view.js';
+
+const skip = noFuse();
+
+t.test('fuse-native', { skip }, async (t) => suite(t, 'fuse-native'));
+
+t.test('unfit mountpoints', { skip }, async (t) => {
+  const base = await temporary(t);
+  const store = join(base, 'outer/store');
+  await makeStore(store);
+  const refused = async (directory: string, code: string, message: RegExp) => {
+    await t.rejects(mount(makeView(store), directory), { code, message }, directory);
+    t.not((await mountOn(directory))?.type, mountType);
+  };
+  await refused(join(base, 'missing'), 'NOT_FOUND', /it does not exist/);
+  await writeFile(join(base, 'file'), '');
+  await refused(join(base, 'file'), 'USAGE', /it is not a directory/);
+  await mkdir(join(base, 'full/x'), { recursive: true });
+  await refused(join(base, 'full'), 'USAGE', /it is not empty/);
+  await refused(store, 'USAGE', /it lies in the store/);
+  await refused(join(store, 'vms/alpha'), 'USAGE', /it lies in the store/);
+  await refused(join(base, 'outer'), 'USAGE', /the store lies in it/);
+  await refused('/', 'BUSY', /mount; name another directory/);
+  await symlink(join(store, 'vms'), join(base, 'link'));
+  await refused(join(base, 'link'), 'USAGE', /it lies in the store/);
+  const long = join(base, ...Array.from({ length: 11 }, () => 'd'.repeat(100)));
+  await mkdir(long, { recursive: true });
+  await refused(long, 'USAGE', /its path is too long/);
+
+  const { directory } = await serve(t, { transport: 'fuse-native' });
+  await t.rejects(mount(makeView(store), directory), {
+    code: 'BUSY',
+    message: /a ckptfs mount already/,
+  });
+  await t.rejects(serve(t, { transport: 'libfuse3' }), {
+    message: /UNSUPPORTED transport libfuse3/,
+  });
+});
+
+t.test('a mountpoint with an odd name', { skip }, async (t) => {
+  const directory = join(await temporary(t), 'a b\\\n$(touch x)é,ro');
+  await mkdir(directory);
+  await serve(t, { transport: 'fuse-native', directory });
+  t.equal(await command('ls', directory), 'by-time\nvms\n');
+  t.equal(await unmountDirectory(directory), directory);
+});
+
+t.test('unmounting what is no mount of ours', { skip }, async (t) => {
+  const base = await temporary(t);
+  await t.rejects(unmountDirectory(base), { code: 'NOT_FOUND', message: /nothing is mounted/ });
+  await t.rejects(unmountDirectory(join(base, 'x')), { code: 'NOT_FOUND' });
+  await t.rejects(unmountDirectory('/proc'), { code: 'USAGE', message: /proc mount/ });
+});
+
+t.test('unmounting what is in use is BUSY', { skip }, async (t) => {
+  const { directory } = await serve(t, { transport: 'fuse-native' });
+  const handle = await open(join(directory, 'vms/alpha/checkpoints/one/memory'));
+  await t.rejects(unmountDirectory(directory), { code: 'BUSY', message: /is in use/ });
+  await handle.close();
+  // The kernel tells the server of the close in its own time.
+  for (let i = 0; (await mountOn(directory)) !== undefined && i < 100; i++) {
+    await unmountDirectory(directory).catch((error: unknown) => {
+      if (!(error instanceof CkptError) || error.code !== 'BUSY') throw error;
+    });
+  }
+  t.equal(await mountOn(directory), undefined);
+});
+
+t.test('a missing shared library names its package', async (t) => {
+  const cause = new Error(
+    'libfuse.so.2: cannot open shared object file: No such file or directory',
+  );
+  t.match(loadError(cause), {
+    code: 'UNSUPPORTED',
+    message: /install the Debian package libfuse2/,
+  });
+  t.match(loadError(new Error('no such module')), { message: /no such module.*npm run setup/ });
+});

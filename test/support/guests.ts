@@ -1,0 +1,113 @@
+/**
+ * VMs for tests and benchmarks: temporary stores, the guests that scripts/guest makes, and waiting for
+ * what a guest prints or how it ends. Nothing here waits on a clock but the deadlines that fail a test.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Store } from '../../src/checkpoint/store.js';
+import type { GuestExit } from '../../src/native.js';
+import type { VmConfigInput } from '../../src/vmm/types.js';
+import { Vm } from '../../src/vmm/vm.js';
+
+const mib = 2 ** 20;
+/** Where scripts/guest leaves kernels and guests; this file runs as dist/test/support/guests.js. */
+const cache = fileURLToPath(new URL('../../../.cache/guest/', import.meta.url));
+const defaultDeadlineMs = 120_000;
+
+export const linuxGuest = {
+  kernel: join(cache, 'Image'),
+  initrd: join(cache, 'initramfs.cpio'),
+  disk: join(cache, 'disk.img'),
+};
+
+export function bareGuest(name: string): string {
+  return join(cache, 'bare', `${name}.elf`);
+}
+
+/** A directory of its own for a test; remove() takes everything with it. */
+export async function temporaryDirectory(): Promise<{ path: string; remove(): Promise<void> }> {
+  const path = await mkdtemp(join(tmpdir(), 'ckptfs-test-'));
+  return { path, remove: () => rm(path, { recursive: true, force: true }) };
+}
+
+export async function temporaryStore(): Promise<{ store: Store; remove(): Promise<void> }> {
+  const { path, remove } = await temporaryDirectory();
+  return { store: await Store.open(join(path, 'store'), { create: true }), remove };
+}
+
+/** The configuration of a VM that runs a bare-metal guest. */
+export function bareConfig(guest: string, append: string, options: VmConfigInput = {}): VmConfigInput {
+  return { kernel: bareGuest(guest), append, memoryBytes: 16 * mib, ...options };
+}
+
+/** What a VM prints, from the moment of the call on, and how it ends. */
+export class Watch {
+  text = '';
+  exit: GuestExit | undefined;
+  error: Error | undefined;
+  #waiting: (() => void)[] = [];
+
+  constructor(vm: Vm) {
+    vm.on('console', (data) => {
+      this.text += data.toString('latin1');
+      this.#wake();
+    });
+    vm.on('exit', (exit) => {
+      this.exit = exit;
+      this.#wake();
+    });
+    vm.on('error', (error) => {
+      this.error = error;
+      this.#wake();
+    });
+  }
+
+  #wake(): void {
+    for (const waiting of this.#waiting.splice(0)) waiting();
+  }
+
+  /** Resolves with the first match of `pattern`; rejects at the guest's end or the deadline. */
+  async printed(pattern: RegExp, deadlineMs = defaultDeadlineMs): Promise<RegExpExecArray> {
+    await this.#until(() => pattern.test(this.text), `print ${pattern}`, deadlineMs);
+    return pattern.exec(this.text) as RegExpExecArray;
+  }
+
+  async ended(deadlineMs = defaultDeadlineMs): Promise<GuestExit> {
+    await this.#until(() => this.exit !== undefined, 'end', deadlineMs);
+    return this.exit as GuestExit;
+  }
+
+  async failed(deadlineMs = defaultDeadlineMs): Promise<Error> {
+    await this.#until(() => this.error !== undefined, 'fail', deadlineMs);
+    return this.error as Error;
+  }
+
+  async #until(holds: () => boolean, what: string, deadlineMs: number): Promise<void> {
+    const deadline = Date.now() + deadlineMs;
+    while (!holds()) {
+      const leftMs = deadline - Date.now();
+      if (this.exit || leftMs <= 0) {
+        throw new Error(
+          `the guest did not ${what} (${this.exit ? 'it ended' : 'deadline'}): ${this.text.slice(-400)}`,
+        );
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, leftMs);
+        this.#waiting.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    }
+  }
+}
+
+/** Creates a VM, starts it, and watches it from its first byte. */
+export async function boot(store: Store, config: VmConfigInput): Promise<{ vm: Vm; watch: Watch }> {
+  const vm = await Vm.create(store, config);
+  const watch = new Watch(vm);
+  await vm.start();
+  return { vm, watch };
+}

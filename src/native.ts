@@ -161,7 +161,7 @@ interface Addon {
   openDisk(layers: string): Promise<ByteSource>;
   verifyMemoryImage(directory: string): Promise<string>;
   verifyRedoLog(path: string, bytes: number): Promise<string>;
-  createRedoLog(path: string, diskBytes: number): Promise<void>;
+  createRedoLog(layers: string, path: string): Promise<void>;
   fileIdentity(path: string): string;
   lockFile(path: string): FileLock | undefined;
 }
@@ -350,9 +350,9 @@ export async function verifyRedoLog(path: string, bytes: number): Promise<Damage
   return JSON.parse(await callAsync(() => addon().verifyRedoLog(path, bytes))) as Damage[];
 }
 
-/** Creates an empty redo log for a disk of `diskBytes`. */
-export function createRedoLog(path: string, diskBytes: number): Promise<void> {
-  return callAsync(() => addon().createRedoLog(path, diskBytes));
+/** Creates at `path` an empty redo log that follows the newest of `layers`. */
+export function createRedoLog(layers: DiskLayers, path: string): Promise<void> {
+  return callAsync(() => addon().createRedoLog(JSON.stringify(layers), path));
 }
 
 /** Size and modification time of a disk's parent; its size is that of the disk. */

@@ -13,9 +13,13 @@ import { openDisk, openMemoryImage } from '../src/native.js';
 import { Vm } from '../src/vmm/vm.js';
 import { bareConfig, boot, temporaryDirectory, temporaryStore, Watch } from './support/guests.js';
 
+/** More than this suite takes on a slow machine. */
+const suiteLimitMs = 900_000;
 const mib = 2 ** 20;
 /** Small files are tried byte by byte; of large ones so many places, spread evenly, and both ends. */
 const placesPerFile = 400;
+
+t.setTimeout(suiteLimitMs);
 
 /** A small VM with a disk, checkpointed twice, so that the second checkpoint has a sealed redo log. */
 async function publish(t: Test) {

@@ -12,6 +12,7 @@ import {
   readFile,
   readdir,
   readlink,
+  rm,
   stat,
 } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -277,6 +278,8 @@ export function suite(t: Test, transport: TransportName): void {
     t.equal(await command('cat', log), 'hello\n');
     await appendFile(join(store, 'vms/alpha/console.log'), 'more\n');
     t.equal(await command('cat', log), 'hello\nmore\n');
+    await rm(join(store, 'vms/alpha/console.log'));
+    t.match(await failure('cat', log), 'No such file', 'and what is removed is gone at once');
   });
 
   t.test('live files are never cached', async (t) => {

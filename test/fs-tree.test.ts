@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { CkptError } from '../src/errors.js';
+import { ErrorLog } from '../src/fs/error_log.js';
 import { errnoName, FsError } from '../src/fs/errno.js';
 import { InodeTable, rootInode } from '../src/fs/inode.js';
 import { parseMountOptions, parseTransport } from '../src/fs/mount.js';
@@ -151,6 +152,26 @@ t.test('a status keeps its size while its numbers grow', async (t) => {
   t.same(JSON.parse(text.toString()), { n });
   t.equal(text.at(-1), 0x0a);
   t.equal(await source.read(text, bytes), 0);
+});
+
+t.test('the log is bounded', async (t) => {
+  const lines: string[] = [];
+  let now = 0;
+  const log = new ErrorLog(
+    (line) => lines.push(line),
+    () => now,
+  );
+  log.write('a\nb\x1b');
+  log.write('a\nb\x1b');
+  t.same(lines, ['a b '], 'one line, once');
+  now = 59_999;
+  log.write('a b ');
+  now = 60_000;
+  log.write('a b ');
+  t.equal(lines.length, 2, 'and again after a minute');
+  for (let i = 0; i < 5000; i++) log.write(`line ${i}`);
+  t.equal(lines.length, 2 + 1000);
+  t.match(lines.at(-1), /more failures/);
 });
 
 t.test('mountinfo', async (t) => {

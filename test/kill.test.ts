@@ -13,9 +13,13 @@ import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { Vm } from '../src/vmm/vm.js';
 import { bareConfig, boot, temporaryDirectory, temporaryStore } from './support/guests.js';
 
+/** More than this suite takes on a slow machine. */
+const suiteLimitMs = 900_000;
 const mib = 2 ** 20;
 const rounds = 50;
 const worker = fileURLToPath(new URL('./support/victim.js', import.meta.url));
+
+t.setTimeout(suiteLimitMs);
 
 /** A victim process and the lines it prints. */
 function victim(store: string, checkpoint: string): { child: ChildProcess; lines: AsyncIterable<string> } {

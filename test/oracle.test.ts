@@ -8,8 +8,12 @@ import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { type Codec, openMemoryImage } from '../src/native.js';
 import { bareConfig, boot, temporaryStore } from './support/guests.js';
 
+/** More than this suite takes on a slow machine. */
+const suiteLimitMs = 900_000;
 const mib = 2 ** 20;
 const rounds = 100;
+
+t.setTimeout(suiteLimitMs);
 
 for (const codec of ['lz4', 'none'] satisfies Codec[]) {
   t.test(`${rounds} checkpoints under two random writers equal the oracle (${codec})`, async (t) => {

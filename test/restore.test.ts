@@ -7,7 +7,7 @@ import { findCheckpoint } from '../src/checkpoint/checkpoints.js';
 import { Vm } from '../src/vmm/vm.js';
 import { bareConfig, boot, temporaryStore, Watch } from './support/guests.js';
 
-const passed = /ckptfs-bare: PASS sum=(\w+)/;
+const passed = /ckptfs-bare: PASS sum=(\w+)\r?\n/;
 
 for (const harts of [1, 2]) {
   t.test(`a self-checking guest on ${harts} harts`, async (t) => {

@@ -22,6 +22,7 @@ import t, { type Test } from 'tap';
 import {
   diskLayers,
   findCheckpoint,
+  freeTimeName,
   latestCheckpoint,
   listCheckpoints,
   openCheckpoint,
@@ -222,6 +223,15 @@ t.test('lookup by name, as latest, by id and by prefix', async (t) => {
   await t.rejects(findCheckpoint(store, unknown), { code: 'NOT_FOUND' });
   await store.createVm('empty');
   await t.rejects(findCheckpoint(store, 'empty@latest'), { code: 'NOT_FOUND', message: /none/ });
+});
+
+t.test('two checkpoints of one second get two names', async (t) => {
+  const store = await storeWithVm(t);
+  const time = new Date('2026-11-20T10:15:00Z');
+  for (const name of ['2026-11-20T10-15-00Z', '2026-11-20T10-15-00Z-2']) {
+    t.equal(await freeTimeName(store, 'vm1', time), name);
+    await publish(store, 'vm1', name);
+  }
 });
 
 t.test('a prefix that fits several is refused with the candidates', async (t) => {

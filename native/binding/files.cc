@@ -76,8 +76,8 @@ Napi::Value verifyRedo(Info info) {
 Napi::Value createRedoLog(Info info) {
   return runAsync(
       info.Env(),
-      [path = textAt(info, 0), bytes = bytesAt(info, 1)] {
-        RedoLog::create(path, bytes, {});
+      [text = textAt(info, 0), path = textAt(info, 1)] {
+        openLayers(parseDiskLayers(text), Chain::Access::readonly)->prepare(path);
         return std::monostate{};
       },
       AsUndefined{});

@@ -8,13 +8,14 @@ BlockEncoder::BlockEncoder(bool compress)
     : state_(compress ? std::make_unique<std::byte[]>(static_cast<size_t>(LZ4_sizeofState()))
                       : nullptr) {}
 
-BlockEncoder::Encoded BlockEncoder::encode(std::span<const std::byte> raw, std::byte* into) noexcept {
+BlockEncoder::Encoded BlockEncoder::encode(std::span<const std::byte> raw,
+                                           std::byte* into) noexcept {
   const auto size = static_cast<int>(raw.size());
   if (state_ != nullptr) {
     // One byte less than raw: what is not shorter does not fit, and 0 comes back.
-    const int stored = LZ4_compress_fast_extState(
-        state_.get(), reinterpret_cast<const char*>(raw.data()), reinterpret_cast<char*>(into), size,
-        size - 1, 1);
+    const int stored =
+        LZ4_compress_fast_extState(state_.get(), reinterpret_cast<const char*>(raw.data()),
+                                   reinterpret_cast<char*>(into), size, size - 1, 1);
     if (stored > 0) return {format::Codec::lz4, static_cast<uint32_t>(stored)};
   }
   std::memcpy(into, raw.data(), raw.size());

@@ -1,7 +1,7 @@
 // Compression of one memory block (requirement B8): LZ4, or raw when LZ4 does not make it shorter.
 //
-// One encoder belongs to one thread. Decoding needs no state, allocates nothing and may run inside a
-// fault.
+// One encoder belongs to one thread. Decoding needs no state, allocates nothing and may run inside
+// a fault.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,8 @@ class BlockEncoder {
   std::unique_ptr<std::byte[]> state_;  // LZ4's work space, null: store raw
 };
 
-/** Restores a block of `raw.size()` bytes from its body. False: the body is not one of this codec. */
+/** Restores a block of `raw.size()` bytes from its body. False: the body is not one of this codec.
+ */
 bool decodeBlock(format::Codec codec, std::span<const std::byte> body,
                  std::span<std::byte> raw) noexcept;
 

@@ -22,7 +22,8 @@ CheckpointFile CheckpointFile::create(const std::string& path) {
   return {path, fd};
 }
 
-CheckpointFile::CheckpointFile(CheckpointFile&& other) noexcept : path_(std::move(other.path_)), fd_(other.fd_) {
+CheckpointFile::CheckpointFile(CheckpointFile&& other) noexcept
+    : path_(std::move(other.path_)), fd_(other.fd_) {
   other.fd_ = -1;
 }
 
@@ -63,7 +64,8 @@ int CheckpointFile::tryWrite(uint64_t offset, std::span<const std::byte> from) c
 void CheckpointFile::read(uint64_t offset, std::span<std::byte> into) const {
   const int err = tryRead(offset, into);
   if (err == kShort)
-    throw Error(Code::damaged, path_ + ": ends before byte " + std::to_string(offset + into.size()));
+    throw Error(Code::damaged,
+                path_ + ": ends before byte " + std::to_string(offset + into.size()));
   if (err != 0) throwErrno(err, "cannot read " + path_);
 }
 

@@ -1,10 +1,10 @@
 // The restore's buffers: each holds one IO block, described by metadata that all threads consult
 // (requirements C2, C3, C6).
 //
-// A thread pins the buffer of the IO block it needs, loading it if no buffer has it; others that want
-// the same one wait for the load. A buffer is free again when its IO block needs no more placing, or
-// when another IO block needs the room. Only a background thread keeps a pin while it waits for a
-// memory block, so with at least two buffers somebody always gets on.
+// A thread pins the buffer of the IO block it needs, loading it if no buffer has it; others that
+// want the same one wait for the load. A buffer is free again when its IO block needs no more
+// placing, or when another IO block needs the room. Only a background thread keeps a pin while it
+// waits for a memory block, so with at least two buffers somebody always gets on.
 #pragma once
 
 #include <condition_variable>
@@ -39,12 +39,13 @@ class IoBufferPool {
 
   IoBufferPool(size_t buffers, uint64_t bufferBytes);
 
-  /** Pins the buffer for `ioBlock`; waits for a load that is under way, or for a buffer. `mustLoad`:
-   *  the caller fills bytes() and calls loaded(). */
+  /** Pins the buffer for `ioBlock`; waits for a load that is under way, or for a buffer.
+   * `mustLoad`: the caller fills bytes() and calls loaded(). */
   Buffer& acquire(uint32_t ioBlock, bool& mustLoad) noexcept;
   /** Tells those who wait whether the load succeeded; if not, the pin is gone with the contents. */
   void loaded(Buffer& buffer, bool ok) noexcept;
-  /** Pins a buffer that holds an IO block and that nobody is using, the longest unused one; or null. */
+  /** Pins a buffer that holds an IO block and that nobody is using, the longest unused one; or
+   * null. */
   Buffer* acquireIdle() noexcept;
   /** Ends a pin. `drop`: the contents serve nobody any more (all placed, or found damaged). */
   void release(Buffer& buffer, bool drop) noexcept;

@@ -9,7 +9,8 @@ namespace ckptfs {
 
 using namespace format;
 
-/** The blocks that were read in part last, decoded: small reads would decode them again and again. */
+/** The blocks that were read in part last, decoded: small reads would decode them again and again.
+ */
 class MemoryImage::Cache {
  public:
   using Contents = std::shared_ptr<const std::vector<std::byte>>;
@@ -25,9 +26,8 @@ class MemoryImage::Cache {
   }
   void add(BlockId block, Contents contents) {
     const std::lock_guard lock(lock_);
-    Entry& oldest = *std::min_element(entries_.begin(), entries_.end(), [](auto& a, auto& b) {
-      return a.used < b.used;
-    });
+    Entry& oldest = *std::min_element(entries_.begin(), entries_.end(),
+                                      [](auto& a, auto& b) { return a.used < b.used; });
     oldest = {block, ++clock_, std::move(contents)};
   }
 
@@ -60,8 +60,8 @@ void MemoryImage::checkSegments() const {
     const MapSegment& row = map_.segments[i];
     const uint64_t bytes = file.bytes();
     if (bytes != row.bytes)
-      throw Error(Code::damaged, file.path() + ": is " + std::to_string(bytes) + " bytes long, not " +
-                                     std::to_string(row.bytes));
+      throw Error(Code::damaged, file.path() + ": is " + std::to_string(bytes) +
+                                     " bytes long, not " + std::to_string(row.bytes));
     const SegmentHeader header = readSegmentHeader(file);
     const Geometry geometry{header.pageBytes, header.pagesPerBlock, header.blocksPerIoBlock};
     if (std::memcmp(header.id, row.id, sizeof row.id) != 0 || header.kind != row.kind ||
@@ -135,7 +135,8 @@ size_t MemoryImage::read(uint64_t offset, std::span<std::byte> into) const {
   for (size_t done = 0; done < into.size();) {
     const BlockId block = map_.geometry.blockOf(offset + done);
     const uint64_t within = offset + done - map_.geometry.offsetOf(block);
-    const auto part = into.subspan(done, std::min<uint64_t>(blockBytes - within, into.size() - done));
+    const auto part =
+        into.subspan(done, std::min<uint64_t>(blockBytes - within, into.size() - done));
     done += part.size();
     if (map_.blocks[block].codec == Codec::zero) {
       std::fill(part.begin(), part.end(), std::byte{0});

@@ -25,18 +25,20 @@ struct BlockFault {
 
 class MemoryImage {
  public:
-  /** Opens memory.map in `directory` and checks all segments' headers, seals and sizes. Throws Error. */
+  /** Opens memory.map in `directory` and checks all segments' headers, seals and sizes. Throws
+   * Error. */
   explicit MemoryImage(const std::string& directory);
   ~MemoryImage();
 
   uint64_t bytes() const noexcept { return map_.memoryBytes; }
   const MemoryMap& map() const noexcept { return map_; }
 
-  /** Reads from `offset`, short at the end of memory; the number of bytes. Throws Error(damaged) naming
-   *  segment, offset and block, or Error(io). */
+  /** Reads from `offset`, short at the end of memory; the number of bytes. Throws Error(damaged)
+   * naming segment, offset and block, or Error(io). */
   size_t read(uint64_t offset, std::span<std::byte> into) const;
 
-  /** Reads a whole IO block for the sake of `block`. `into` holds maxIoBlockBytes(). For fault paths. */
+  /** Reads a whole IO block for the sake of `block`. `into` holds maxIoBlockBytes(). For fault
+   * paths. */
   bool loadIoBlock(uint32_t ioBlock, BlockId block, std::span<std::byte> into,
                    BlockFault& fault) const noexcept;
   /** Checks and decodes one block out of its loaded IO block. For fault paths. */

@@ -40,10 +40,9 @@ uint64_t encodedBytes(uint64_t segments, uint64_t ioBlocks, uint64_t blocks) {
 bool isFileName(const MapSegment& segment) {
   const auto* const end = std::find(segment.name, std::end(segment.name), '\0');
   if (end == segment.name || end == std::end(segment.name) || segment.name[0] == '.') return false;
-  return std::all_of(segment.name, end,
-                     [](unsigned char c) {
-                       return std::isalnum(c) || c == '.' || c == '-' || c == '_';
-                     }) &&
+  return std::all_of(
+             segment.name, end,
+             [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '-' || c == '_'; }) &&
          std::all_of(end, std::end(segment.name), [](char c) { return c == '\0'; });
 }
 
@@ -146,7 +145,8 @@ MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string&
       header.fileBytes != encodedBytes(header.segments, header.ioBlocks, header.blocks))
     damaged(path, "size " + std::to_string(bytes.size()) + " does not match its header");
   const uint64_t end = bytes.size() - sizeof(uint64_t);
-  if (take<uint64_t>(bytes, end) != checksumOf(bytes.first(end))) damaged(path, "checksum mismatch");
+  if (take<uint64_t>(bytes, end) != checksumOf(bytes.first(end)))
+    damaged(path, "checksum mismatch");
 
   MemoryMap map;
   map.memoryBytes = header.memoryBytes;

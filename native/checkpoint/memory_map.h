@@ -1,7 +1,7 @@
 // memory.map: for every memory block of a checkpoint, where its contents are (memory-IO map).
 //
-// A plain value. encode() and decode() are exact inverses; decode() takes hostile bytes: whatever it
-// returns is consistent in itself, so that readers may index the tables without further checks.
+// A plain value. encode() and decode() are exact inverses; decode() takes hostile bytes: whatever
+// it returns is consistent in itself, so that readers may index the tables without further checks.
 #pragma once
 
 #include <span>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/thread_name.h"
 #include "checkpoint/segment.h"
 
 namespace ckptfs {
@@ -25,7 +26,9 @@ Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, size_t buffers
     if (row.codec != Codec::zero) unplaced_[row.ioBlock].fetch_add(1, std::memory_order_relaxed);
 }
 
-Restorer::~Restorer() { stop(); }
+Restorer::~Restorer() {
+  stop();
+}
 
 void Restorer::stop() {
   {
@@ -125,8 +128,7 @@ bool Restorer::passZeros(bool lift) noexcept {
   bool ok = true;
   for (BlockId block = 0; block < rows.size() && !stop_; ++block) {
     BlockRange run{block, 0};
-    while (run.end() < rows.size() && run.count < kZeroRun &&
-           rows[run.end()].codec == Codec::zero)
+    while (run.end() < rows.size() && run.count < kZeroRun && rows[run.end()].codec == Codec::zero)
       ++run.count;
     if (run.count == 0) continue;
     ok &= memory_.settle(run, lift);
@@ -153,7 +155,9 @@ void Restorer::complete() noexcept {
   stateChanged_.notify_all();
 }
 
-void Restorer::arm() { memory_.armAccess(this); }
+void Restorer::arm() {
+  memory_.armAccess(this);
+}
 
 void Restorer::loadAll() {
   arm();
@@ -163,11 +167,13 @@ void Restorer::loadAll() {
 
 void Restorer::start() {
   const std::lock_guard lock(stateLock_);
+  if (state_ == State::done) return;
   state_ = State::working;
   thread_ = std::thread([this] { background(); });
 }
 
 void Restorer::background() {
+  nameThread("ckptfs-restore");
   for (;;) {
     if (pass(true)) {
       complete();

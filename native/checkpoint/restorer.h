@@ -4,8 +4,9 @@
 //
 // A fault looks its block up in the map, finds or loads the IO block in the buffer pool and places
 // that one block. The background thread places the rest of such IO blocks first, and otherwise goes
-// through the hot segment, the zero blocks and the cold segment. Damage stops nothing but the vCPU that
-// needs the block: it waits in its fault until retry() succeeds; no guest ever sees wrong contents.
+// through the hot segment, the zero blocks and the cold segment. Damage stops nothing but the vCPU
+// that needs the block: it waits in its fault until retry() succeeds; no guest ever sees wrong
+// contents.
 #pragma once
 
 #include <atomic>
@@ -31,13 +32,13 @@ struct RestoreProgress {
   uint64_t zero = 0;        // all zeros: nothing to read
   bool done = false;
   uint64_t completeNs = 0;  // when it was done, CLOCK_MONOTONIC
-  std::string error;  // the first failure since the last retry, empty if none
+  std::string error;        // the first failure since the last retry, empty if none
 };
 
 class Restorer final : public TraceClient {
  public:
-  /** `memory` is fresh, and of the image's size and geometry; the image outlives the restorer. Throws
-   *  Error(usage) if they do not match. */
+  /** `memory` is fresh, and of the image's size and geometry; the image outlives the restorer.
+   * Throws Error(usage) if they do not match. */
   Restorer(GuestMemory& memory, const MemoryImage& image, size_t buffers = 16);
   /** Stops the background thread. Blocks that are still absent can never be had after this. */
   ~Restorer() override;
@@ -49,13 +50,13 @@ class Restorer final : public TraceClient {
 
   /** Traces all of memory; vCPUs may run after it. Throws Error. */
   void arm();
-  /** Starts the background thread. */
+  /** Starts the background thread; after loadAll() there is nothing to do for it. */
   void start();
-  /** Waits until all of memory is loaded. Throws the first failure once the background thread has loaded
-   *  everything else; after retry() it may be called again. */
+  /** Waits until all of memory is loaded. Throws the first failure once the background thread has
+   * loaded everything else; after retry() it may be called again. */
   void wait();
-  /** Tries again what failed, from the segment files as they are now. Throws Error when they cannot be
-   *  opened; then everything is as before. */
+  /** Tries again what failed, from the segment files as they are now. Throws Error when they cannot
+   * be opened; then everything is as before. */
   void retry();
   /** Ends the background thread; blocks go on to be loaded when they are needed. */
   void stop();

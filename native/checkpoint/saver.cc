@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/thread_name.h"
 #include "checkpoint/file.h"
 
 namespace ckptfs {
@@ -25,10 +26,10 @@ const Geometry& checked(const GuestMemory& memory) {
 Saver::Saver(GuestMemory& memory, const SaveOptions& options)
     : memory_(memory),
       options_(options),
-      segments_{{options.directory, SegmentKind::hot, checked(memory), memory.bytes(),
-                 options.compress},
-                {options.directory, SegmentKind::cold, memory.geometry(), memory.bytes(),
-                 options.compress}},
+      segments_{
+          {options.directory, SegmentKind::hot, checked(memory), memory.bytes(), options.compress},
+          {options.directory, SegmentKind::cold, memory.geometry(), memory.bytes(),
+           options.compress}},
       pool_(memory.geometry(), options.vcpus + 1 + kSpareBuffers),
       slots_(options.vcpus + 1),  // the last one is shared by devices and other threads
       cold_(memory.geometry()) {
@@ -120,8 +121,8 @@ void Saver::append(Segment segment, const StagingBuffer& buffer) noexcept {
     storedBytes_.fetch_add(io.bytes, std::memory_order_relaxed);
     const std::lock_guard lock(mapLock_);
     const auto index = static_cast<uint32_t>(map_.ioBlocks.size());
-    map_.ioBlocks.push_back({segment, static_cast<uint32_t>(io.entries.size()), io.offset, io.bytes,
-                             0, io.checksum});
+    map_.ioBlocks.push_back(
+        {segment, static_cast<uint32_t>(io.entries.size()), io.offset, io.bytes, 0, io.checksum});
     uint64_t body = bodiesAt(io.entries.size());
     for (const IoBlockEntry& entry : io.entries) {
       map_.blocks[entry.block] = {
@@ -136,6 +137,7 @@ void Saver::append(Segment segment, const StagingBuffer& buffer) noexcept {
 }
 
 void Saver::write() {
+  nameThread("ckptfs-hot");
   while (StagingBuffer* const buffer = pool_.nextFull()) {
     append(kHot, *buffer);
     pool_.release(buffer);
@@ -177,13 +179,15 @@ void Saver::publish() {
     if (map_.blocks[block].codec == kUnsaved)
       throw Error(Code::io, "memory block " + std::to_string(block) + " was not saved");
   const std::vector<std::byte> bytes = map_.encode();
-  const CheckpointFile file = CheckpointFile::create(options_.directory + "/" + MemoryMap::kFileName);
+  const CheckpointFile file =
+      CheckpointFile::create(options_.directory + "/" + MemoryMap::kFileName);
   file.write(0, bytes);
   file.sync();
   result_.storedBytes += bytes.size();
 }
 
 void Saver::background() {
+  nameThread("ckptfs-cold");
   backgroundId_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   walk();
   endTracing();

@@ -5,9 +5,9 @@
 //   vCPU and device threads ── handle() ──▶ their staging buffer ──full──▶ writer thread ──▶ *.hot
 //   background thread ──────── settle() ──▶ its own buffer ──────────────────────────────▶ *.cold
 //
-// A block counts as saved once its copy is in a buffer. Fault threads only copy. When anything fails
-// the checkpoint fails as a whole, blocks are opened without being saved, and the guest goes on
-// unharmed; the files of the attempt are the caller's to remove.
+// A block counts as saved once its copy is in a buffer. Fault threads only copy. When anything
+// fails the checkpoint fails as a whole, blocks are opened without being saved, and the guest goes
+// on unharmed; the files of the attempt are the caller's to remove.
 #pragma once
 
 #include <atomic>
@@ -35,9 +35,9 @@ struct SaveOptions {
 
 /** Numbers of memory blocks, but for the bytes and faults. */
 struct SaveResult {
-  uint64_t vcpu = 0;        // saved by threads that faulted or prepared a write
-  uint64_t background = 0;  // saved by the background thread
-  uint64_t zero = 0;        // all zeros: no body stored
+  uint64_t vcpu = 0;         // saved by threads that faulted or prepared a write
+  uint64_t background = 0;   // saved by the background thread
+  uint64_t zero = 0;         // all zeros: no body stored
   uint64_t storedBytes = 0;  // of memory.map and both segments
   uint64_t faults = 0;       // write traces that vCPUs ran into
 };
@@ -94,7 +94,8 @@ class Saver final : public TraceClient {
   StagingBuffer cold_;  // the background thread's own
   std::atomic<std::thread::id> backgroundId_{};
 
-  std::mutex mapLock_;  // guards map_.ioBlocks; rows of map_.blocks are written once, by whoever saves
+  std::mutex
+      mapLock_;  // guards map_.ioBlocks; rows of map_.blocks are written once, by whoever saves
   MemoryMap map_;
 
   std::atomic<uint64_t> vcpu_{0};

@@ -26,7 +26,6 @@ std::string segmentFileName(const SegmentId& id, SegmentKind kind) {
 
 namespace {
 
-
 CheckpointFile createSegment(const std::string& directory, SegmentId& id, SegmentKind kind) {
   makeSegmentId(id);
   return CheckpointFile::create(directory + "/" + segmentFileName(id, kind));
@@ -121,8 +120,8 @@ const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geo
   if (std::memcmp(header.magic, kIoBlockMagic, sizeof header.magic) != 0)
     return "not an IO block (magic)";
   if (header.count == 0 || header.count > geometry.blocksPerIoBlock || header.reserved != 0 ||
-      header.bytes > ioBlock.size() || header.bytes != aligned(bodiesAt(header.count) +
-                                                               uint64_t{header.bodyBytes}))
+      header.bytes > ioBlock.size() ||
+      header.bytes != aligned(bodiesAt(header.count) + uint64_t{header.bodyBytes}))
     return "IO block header is inconsistent";
   if (header.checksum !=
       checksumOf(ioBlock.first(offsetof(IoBlockHeader, checksum)),
@@ -130,12 +129,11 @@ const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geo
     return "IO block header checksum mismatch";
   uint64_t bodyBytes = 0;
   for (uint32_t i = 0; i < header.count; ++i) {
-    const auto entry =
-        take<IoBlockEntry>(ioBlock, sizeof header + i * sizeof(IoBlockEntry));
-    const bool lengthFits = entry.codec == Codec::raw
-                                ? entry.stored == geometry.blockBytes()
-                                : entry.codec == Codec::lz4 && entry.stored > 0 &&
-                                      entry.stored < geometry.blockBytes();
+    const auto entry = take<IoBlockEntry>(ioBlock, sizeof header + i * sizeof(IoBlockEntry));
+    const bool lengthFits =
+        entry.codec == Codec::raw
+            ? entry.stored == geometry.blockBytes()
+            : entry.codec == Codec::lz4 && entry.stored > 0 && entry.stored < geometry.blockBytes();
     if (!lengthFits || entry.reserved[0] != 0 || entry.reserved[1] != 0 || entry.reserved[2] != 0)
       return "IO block entry is inconsistent";
     bodyBytes += entry.stored;
@@ -144,7 +142,9 @@ const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geo
 }
 
 SegmentHeader readSegmentHeader(const CheckpointFile& file) {
-  const auto damaged = [&](const char* what) { throw Error(Code::damaged, file.path() + ": " + what); };
+  const auto damaged = [&](const char* what) {
+    throw Error(Code::damaged, file.path() + ": " + what);
+  };
   std::vector<std::byte> page(kAlignment);
   file.read(0, page);
   const auto header = take<SegmentHeader>(page);
@@ -163,7 +163,9 @@ SegmentHeader readSegmentHeader(const CheckpointFile& file) {
 }
 
 SegmentSeal readSegmentSeal(const CheckpointFile& file, uint64_t bytes) {
-  const auto damaged = [&](const char* what) { throw Error(Code::damaged, file.path() + ": " + what); };
+  const auto damaged = [&](const char* what) {
+    throw Error(Code::damaged, file.path() + ": " + what);
+  };
   if (bytes < 2 * kAlignment || bytes % kAlignment != 0) damaged("size is not that of a segment");
   std::vector<std::byte> page(kAlignment);
   file.read(bytes - kAlignment, page);

@@ -55,8 +55,9 @@ class SegmentWriter {
   uint64_t blocks_ = 0;
 };
 
-/** Checks the header and entries of an IO block that starts at ioBlock[0]; nullptr or what is wrong.
- *  Does not read bodies. Then every entry's body lies inside header.bytes <= ioBlock.size(). */
+/** Checks the header and entries of an IO block that starts at ioBlock[0]; nullptr or what is
+ * wrong. Does not read bodies. Then every entry's body lies inside header.bytes <= ioBlock.size().
+ */
 const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geometry) noexcept;
 
 /** Calls `visit` for each entry of a checked IO block, with the offset of its body. */

@@ -1,8 +1,8 @@
 // Staging buffers: where saved blocks gather until there is an IO block full of them (B2, B3).
 //
-// A pool owns all buffers. Fault threads take free ones and submit full ones; one writer thread takes
-// the full ones and gives them back. Nothing on the fault side allocates: the pool grows on the writer
-// thread, after a fault found no free buffer.
+// A pool owns all buffers. Fault threads take free ones and submit full ones; one writer thread
+// takes the full ones and gives them back. Nothing on the fault side allocates: the pool grows on
+// the writer thread, after a fault found no free buffer.
 #pragma once
 
 #include <condition_variable>

@@ -138,7 +138,8 @@ class Verifier {
       const std::string block = "block " + std::to_string(entry.block) + ": ";
       if (entry.block >= geometry.blocksIn(memoryBytes))
         return report(path, where + block + "no such block");
-      if (checksumOf(body) != entry.checksum) return report(path, where + block + "checksum mismatch");
+      if (checksumOf(body) != entry.checksum)
+        return report(path, where + block + "checksum mismatch");
       if (!decodeBlock(entry.codec, body, raw))
         return report(path, where + block + "cannot be decompressed");
       if (mapped == kNoIoBlock) return;

@@ -1,4 +1,5 @@
-// Verification: reads every byte of a checkpoint's memory.map and segments and reports what is wrong.
+// Verification: reads every byte of a checkpoint's memory.map and segments and reports what is
+// wrong.
 #pragma once
 
 #include <cstdint>

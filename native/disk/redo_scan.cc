@@ -26,8 +26,10 @@ uint64_t walk(RecordReader& reader, Visit visit) {
 // Throws if a valid record after the broken one at `stop` vouches that it was durable (as a seal
 // does for all before it). Whatever else follows a tear was never flushed.
 void requireTorn(const File& file, RecordReader& reader, uint64_t stop, uint64_t fileBytes) {
-  std::vector<std::byte> window(1 << 20);
-  for (uint64_t at = stop + kRedoAlignBytes; at < fileBytes; at += window.size()) {
+  const uint64_t from = stop + kRedoAlignBytes;
+  if (from >= fileBytes) return;
+  std::vector<std::byte> window(std::min<uint64_t>(1 << 20, fileBytes - from));
+  for (uint64_t at = from; at < fileBytes; at += window.size()) {
     const uint64_t length = std::min<uint64_t>(window.size(), fileBytes - at);
     file.read(at, std::span(window).first(length));
     for (uint64_t i = 0; i + kRedoAlignBytes <= length; i += kRedoAlignBytes) {

@@ -19,23 +19,41 @@ constexpr int kSpins = 64;
 // Each step of a widened lift takes in eight times as many blocks.
 constexpr uint64_t kWidening = 8;
 
-/** The memfd of guest RAM and a mapping of it. */
+// Both views start at a multiple of this and ask for huge pages, which the host grants when its
+// shmem_enabled is `advise`. Arming 512 MiB then took 0.1 to 4 ms instead of 15, a fault 13 µs
+// either way.
+constexpr uint64_t kHugePageBytes = 2 << 20;
+
+/** One mapping of the memfd of guest RAM, with inaccessible addresses around it. */
 class Mapping {
  public:
-  Mapping(int fd, uint64_t bytes) : bytes_(bytes) {
-    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (at == MAP_FAILED)
-      throwErrno(errno, "cannot map " + std::to_string(bytes) + " bytes of guest memory");
-    base_ = static_cast<std::byte*>(at);
+  Mapping(int fd, uint64_t bytes) : reservedBytes_(bytes + 2 * kHugePageBytes) {
+    reserved_ = mmap(nullptr, reservedBytes_, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved_ == MAP_FAILED) fail(bytes);
+    const auto start = reinterpret_cast<uintptr_t>(reserved_);
+    base_ = static_cast<std::byte*>(reserved_) + (kHugePageBytes - start % kHugePageBytes);
+    if (mmap(base_, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) ==
+        MAP_FAILED) {
+      const int err = errno;
+      munmap(reserved_, reservedBytes_);
+      errno = err;
+      fail(bytes);
+    }
+    madvise(base_, bytes, MADV_HUGEPAGE);  // a hint: the host may know no huge pages
   }
-  ~Mapping() { munmap(base_, bytes_); }
+  ~Mapping() { munmap(reserved_, reservedBytes_); }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   std::byte* base() const noexcept { return base_; }
 
  private:
+  [[noreturn]] static void fail(uint64_t bytes) {
+    throwErrno(errno, "cannot map " + std::to_string(bytes) + " bytes of guest memory");
+  }
+  const uint64_t reservedBytes_;
+  void* reserved_;
   std::byte* base_;
-  uint64_t bytes_;
 };
 
 class MemoryFile {

@@ -13,7 +13,7 @@ import { CkptError, errnoOf, systemError, toCkptError } from '../errors.js';
 import type { DiskLayers } from '../native.js';
 import { attempt, namesIn, readSmallFile, sha256File, syncPath, walkTree } from './files.js';
 import { deviceStateFile, type Manifest, readManifest } from './manifest.js';
-import { isName, newId, parseReference, temporaryPrefix } from './names.js';
+import { isName, newId, parseReference, temporaryPrefix, timeName } from './names.js';
 import type { Store } from './store.js';
 
 const debug = createDebug('ckptfs:store');
@@ -118,6 +118,16 @@ async function readEntry(
 /** The names of a VM's checkpoints, sorted, without a look inside. */
 export async function listCheckpointNames(store: Store, vm: string): Promise<string[]> {
   return (await namesIn(store.checkpointsDirectory(vm))).filter(isName);
+}
+
+/** A name for a checkpoint that was given none: its time, with a number when that second has one. */
+export async function freeTimeName(store: Store, vm: string, time: Date): Promise<string> {
+  const taken = new Set(await listCheckpointNames(store, vm));
+  const base = timeName(time);
+  for (let number = 1; ; number++) {
+    const name = number === 1 ? base : `${base}-${number}`;
+    if (!taken.has(name)) return name;
+  }
 }
 
 /** The checkpoints of a VM, oldest first (by their time, then by name); none when it has none. */

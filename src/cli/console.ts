@@ -1,7 +1,7 @@
 /** ckptfs console: attaches the terminal to a running VM's console. */
 import type { Command } from 'commander';
 import { withContext } from './context.js';
-import { attachTerminal } from './terminal.js';
+import { attachTerminal, consolePrinter } from './terminal.js';
 
 export function registerConsole(program: Command): void {
   program
@@ -12,13 +12,17 @@ export function registerConsole(program: Command): void {
       withContext(async (context, _options: object, vm: string) => {
         const client = await context.connect(await context.openStore(), vm);
         const stream = await client.console();
-        if (process.stdin.isTTY) context.output.note(`attached to ${vm}; Ctrl-] detaches`);
+        const print = consolePrinter(context, vm);
+        context.output.status(
+          { vm, event: 'attached' },
+          process.stdin.isTTY ? `attached to ${vm}; Ctrl-] detaches` : undefined,
+        );
         using attachment = attachTerminal((bytes) => stream.write(bytes));
         const interrupted = new Promise<number>((resolve) => {
           context.signal.addEventListener('abort', () => resolve(context.interruptCode));
         });
         const printed = (async () => {
-          for await (const bytes of stream.readable) process.stdout.write(bytes);
+          for await (const bytes of stream.readable) print(bytes);
           return undefined;
         })();
         // Ended by us, the stream may fail as it closes; there is nothing left to print then.

@@ -69,7 +69,7 @@ async function probing(check: string, detail: string, work: () => unknown): Prom
     await work();
     return { check, state: 'ok', detail };
   } catch (error) {
-    return { check, state: 'missing', detail: toCkptError(error).message };
+    return { check, state: 'missing', detail: toCkptError(error).message.replace(/\s+/g, ' ') };
   }
 }
 

@@ -10,7 +10,7 @@ import type { GuestExit, RestoreProgress } from '../native.js';
 import type { Vm } from '../vmm/vm.js';
 import type { Context } from './context.js';
 import { isDetachedChild, reportReady } from './detach.js';
-import { attachTerminal } from './terminal.js';
+import { attachTerminal, consolePrinter } from './terminal.js';
 
 const restorePollMs = 20;
 
@@ -40,14 +40,14 @@ export async function runProcess(
     : attachTerminal((bytes) => vm.consoleInput(bytes));
   try {
     const ending = watchEnding(context, vm, attachment?.left);
-    if (attachment) printConsole(context, vm);
+    if (attachment) vm.on('console', consolePrinter(context, vm.name));
     await vm.serve();
     if (options.mount !== undefined) mounted = await mountVm(context, store, vm, options.mount);
     await vm.start();
     if (!attachment) await reportReady(vm.name, store.processLog(vm.name));
     const restored = watchRestore(context, vm);
     const ended = await ending;
-    const status = vm.status();
+    const instructions = instructionsOf(vm);
     await mounted?.unmount();
     mounted = undefined;
     await (ended.kind === 'exit' ? vm.close() : vm.stop());
@@ -55,7 +55,7 @@ export async function runProcess(
     if (ended.kind === 'failed') throw ended.error;
     const exit = ended.kind === 'exit' ? ended.exit : undefined;
     const text = `${vm.name}: ${exit ? `${exit.kind}, reason ${exit.reason}` : 'stopped'}`;
-    const value = { vm: vm.name, exit: exit ?? null, instructions: status.instructions };
+    const value = { vm: vm.name, exit: exit ?? null, instructions };
     // Beside the guest's console, people get this only when they ask for more.
     if (context.output.json) context.output.result({ ...value, ...restoreResult(restore) }, text);
     else context.output.detail(text);
@@ -63,6 +63,15 @@ export async function runProcess(
   } finally {
     await mounted?.unmount();
     await vm.close();
+  }
+}
+
+/** What the guest has run; null when the VM was closed by somebody else. */
+function instructionsOf(vm: Vm): number | null {
+  try {
+    return vm.status().instructions;
+  } catch {
+    return null;
   }
 }
 
@@ -88,18 +97,6 @@ function watchEnding(context: Context, vm: Vm, left: Promise<void> | undefined):
     void left?.then(() => resolve({ kind: 'left' }));
     context.signal.addEventListener('abort', () => resolve({ kind: 'interrupted' }));
     if (context.signal.aborted) resolve({ kind: 'interrupted' });
-  });
-}
-
-/** The guest's console on stdout; with --json in status objects. */
-function printConsole(context: Context, vm: Vm): void {
-  const decoder = new TextDecoder();
-  vm.on('console', (data) => {
-    if (context.output.json) {
-      context.output.status({ vm: vm.name, console: decoder.decode(data, { stream: true }) });
-    } else {
-      process.stdout.write(data);
-    }
   });
 }
 

@@ -3,7 +3,7 @@
  * or error. For people: results on stdout, all else on stderr, an error as one line.
  */
 import { format } from 'node:util';
-import { CkptError, toCkptError } from '../errors.js';
+import { type CkptError, type ErrorCode, toCkptError } from '../errors.js';
 
 export interface OutputOptions {
   json?: boolean | undefined;
@@ -57,8 +57,8 @@ export class Output {
   error(failure: unknown): void {
     const error = toCkptError(failure);
     if (this.json) {
-      const { code, message, data, exitCode } = error;
-      this.#object('error', { code, message, exitCode, data });
+      const { code, data, exitCode } = error;
+      this.#object('error', { code, message: oneLine(error), exitCode, data });
     } else {
       writeLine(process.stderr, `ckptfs: ${oneLine(error)}`);
     }
@@ -104,10 +104,19 @@ export function formatFields(fields: [string, string | undefined][]): string {
   return given.map(([name, value]) => `${`${name}:`.padEnd(width)} ${value}`).join('\n');
 }
 
-/** A message stays one line whatever a path or a guest put into it. */
-function oneLine(error: CkptError): string {
+/** What to do about failures whose message does not say it: those of the addon. */
+const remedies: Partial<Record<ErrorCode, string>> = {
+  NO_SPACE: 'free some space and try again',
+  IO: 'check the storage and its permissions',
+  DAMAGED: 'restore the file from a backup, or remove what it belongs to',
+};
+
+/** The message in one line, whatever a path or a guest put into it, with its remedy. */
+function oneLine({ code, message }: CkptError): string {
   // eslint-disable-next-line no-control-regex -- that is what it is for
-  return error.message.replace(/[\u0000-\u001f\u007f]+/g, ' ').trim();
+  const line = message.replace(/[\u0000-\u001f\u007f]+/g, ' ').trim();
+  const remedy = remedies[code];
+  return remedy === undefined || line.includes('; ') ? line : `${line}; ${remedy}`;
 }
 
 function writeLine(stream: NodeJS.WriteStream, text: string): void {

@@ -5,6 +5,8 @@
  * nothing: the guest goes on.
  */
 
+import type { Context } from './context.js';
+
 /** Ctrl-], as in telnet and virsh: hardly ever meant for the guest. */
 const leaveKey = 0x1d;
 
@@ -38,8 +40,19 @@ export function attachTerminal(onInput: (bytes: Uint8Array) => void): Attachment
       stdin.off('data', onData);
       if (isTerminal) stdin.setRawMode(false);
       // A pipe that nobody closes would keep the process alive.
-      stdin.pause();
-      stdin.unref();
+      stdin.destroy();
     },
+  };
+}
+
+/** Prints a guest's console on stdout as it is; with --json in status objects. */
+export function consolePrinter(context: Context, vm: string): (bytes: Uint8Array) => void {
+  const decoder = new TextDecoder();
+  return (bytes) => {
+    if (context.output.json) {
+      context.output.status({ vm, console: decoder.decode(bytes, { stream: true }) });
+    } else {
+      process.stdout.write(bytes);
+    }
   };
 }

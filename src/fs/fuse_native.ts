@@ -77,9 +77,11 @@ async function attach(
 ): Promise<Session> {
   const server = new Server(tree, options);
   const mountOptions = [
-    'ro,nosuid,nodev,noexec,fsname=ckptfs,subtype=ckptfs,default_permissions,use_ino',
-    // Names and attributes are asked for each time: a new status, log or checkpoint shows at once.
-    'attr_timeout=0,entry_timeout=0,negative_timeout=0',
+    // Who may look in at all is up to allow_other; everything that shows may be read.
+    'ro,nosuid,nodev,noexec,fsname=ckptfs,subtype=ckptfs,use_ino',
+    // Attributes are asked for each time: a log that grew is read to its end. So a removed name is found
+    // out too, whatever its entry says.
+    'attr_timeout=0,entry_timeout=1,negative_timeout=0',
     tree.view.live ? 'direct_io' : 'auto_cache',
     ...(options.allowOther ? ['allow_other'] : []),
   ].join(',');

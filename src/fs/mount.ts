@@ -10,6 +10,7 @@ import { lstat, readdir, realpath } from 'node:fs/promises';
 import { delimiter, join, sep } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, systemError } from '../errors.js';
+import { ErrorLog } from './error_log.js';
 import {
   canonicalPath,
   type MountEntry,
@@ -38,7 +39,7 @@ export interface MountOptions {
   allowOther?: boolean;
   /** A request that takes longer is answered with ETIMEDOUT; 30 s by default. */
   requestLimitMs?: number;
-  /** Told one line for each failure behind an EIO; they go to `debug` in any case. */
+  /** Told one line for each failure behind an EIO, each at most once a minute (error_log.ts). */
   onError?: (line: string) => void;
 }
 
@@ -63,18 +64,13 @@ export async function mount(
   const path = await checkMountpoint(directory, view.root);
   checkFuse();
   const transport = await loadTransport(options.transport ?? 'fuse-native');
-  const onError = (text: string) => {
-    // eslint-disable-next-line no-control-regex -- a message stays one line whatever is in it
-    const line = text.replace(/[\u0000-\u001f\u007f]+/g, ' ');
-    debug('%s', line);
-    options.onError?.(line);
-  };
+  const log = new ErrorLog((line) => options.onError?.(line));
   let session: Session;
   try {
     session = await transport.attach(new Tree(view), path, {
       allowOther: options.allowOther ?? false,
       requestLimitMs: options.requestLimitMs ?? requestLimitMs,
-      onError,
+      onError: (line) => log.write(line),
     });
   } catch (error) {
     if ((await mountOn(path)) !== undefined) await unmountPath(path, true);

@@ -12,7 +12,7 @@ import { basename, dirname, join } from 'node:path';
 import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
 import { attempt, linkOrCopy, namesIn, pathExists } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
-import { createRedoLog, fileIdentity, type NativeDiskConfig } from '../native.js';
+import { createRedoLog, type NativeDiskConfig } from '../native.js';
 import type { DiskConfig, VmConfig } from './types.js';
 
 const redoName = /^(\d{8})\.redo$/;
@@ -47,7 +47,7 @@ export async function bootDisks(store: Store, config: VmConfig): Promise<NativeD
     const redo = await redoLogs(directory);
     if (redo.length === 0 && disk.mode === 'nonpersistent' && !disk.readonly) {
       const path = await nextRedo(directory);
-      await createRedoLog(path, fileIdentity(disk.path).bytes);
+      await createRedoLog({ parent: disk.path, redo }, path);
       redo.push(path);
     }
     disks.push({ id: disk.id, parent: disk.path, redo, access: access(disk, redo) });
@@ -78,7 +78,8 @@ export async function restoreDisks(
       );
     }
     if (!disk.readonly) {
-      await createRedoLog(await nextRedo(directory), layers.parentIdentity?.bytes ?? 0);
+      const redo = await redoLogs(directory);
+      await createRedoLog({ ...layers, redo }, await nextRedo(directory));
     }
     const final = store.diskDirectory(config.name, disk.id);
     const redo = (await redoLogs(directory)).map((path) => join(final, basename(path)));

@@ -16,7 +16,7 @@ enum Csr : unsigned {
 constexpr unsigned privilegeOf(unsigned number) { return number >> 8 & 3; }
 constexpr bool readOnly(unsigned number) { return number >> 10 == 3; }
 
-bool read(Hart& hart, unsigned number, uint64_t& value) noexcept {
+bool read(Hart& hart, unsigned number, uint64_t retired, uint64_t& value) noexcept {
   const HartState& s = hart.own();
   switch (number) {
     case kFflags: value = s.fflags; return (s.sstatus & status::kFs) != 0;
@@ -40,7 +40,7 @@ bool read(Hart& hart, unsigned number, uint64_t& value) noexcept {
     case kTime:
     case kInstret:
       if (s.privilege == Privilege::user && (s.scounteren >> (number & 3) & 1) == 0) return false;
-      value = number == kTime ? hart.host().now() : s.retired;
+      value = number == kTime ? hart.host().now() : retired;
       return true;
     default: return false;
   }
@@ -96,16 +96,15 @@ CsrResult write(Hart& hart, unsigned number, uint64_t value) noexcept {
 
 }  // namespace
 
-CsrResult accessCsr(Hart& hart, unsigned number, CsrKind kind, bool writes, uint64_t operand,
-                    uint64_t& old) noexcept {
-  if (privilegeOf(number) > unsigned(hart.own().privilege)) return CsrResult::illegal;
-  if (writes && readOnly(number)) return CsrResult::illegal;
-  if (!read(hart, number, old)) return CsrResult::illegal;
-  if (!writes) return CsrResult::next;
-  switch (kind) {
-    case CsrKind::write: return write(hart, number, operand);
-    case CsrKind::set: return write(hart, number, old | operand);
-    default: return write(hart, number, old & ~operand);
+CsrResult accessCsr(Hart& hart, const CsrAccess& access, uint64_t& old) noexcept {
+  if (privilegeOf(access.number) > unsigned(hart.own().privilege)) return CsrResult::illegal;
+  if (access.writes && readOnly(access.number)) return CsrResult::illegal;
+  if (!read(hart, access.number, access.retired, old)) return CsrResult::illegal;
+  if (!access.writes) return CsrResult::next;
+  switch (access.kind) {
+    case CsrKind::write: return write(hart, access.number, access.operand);
+    case CsrKind::set: return write(hart, access.number, old | access.operand);
+    default: return write(hart, access.number, old & ~access.operand);
   }
 }
 

@@ -14,9 +14,15 @@ enum class CsrResult : uint8_t {
   refetch,  // the next instruction must be fetched anew: its translation may have changed
 };
 
-/** One csrrw, csrrs or csrrc on the hart's thread: old value to `old`, operand in `operand`; with
- *  `writes` false nothing is written (csrrs and csrrc with x0). */
-CsrResult accessCsr(Hart& hart, unsigned number, CsrKind kind, bool writes, uint64_t operand,
-                    uint64_t& old) noexcept;
+/** One csrrw, csrrs or csrrc on the hart's thread. */
+struct CsrAccess {
+  unsigned number;
+  CsrKind kind;
+  bool writes;  // false: csrrs and csrrc with x0
+  uint64_t operand;
+  uint64_t retired;  // instructions before this one
+};
+/** The register's old value to `old`, unless the result is illegal. */
+CsrResult accessCsr(Hart& hart, const CsrAccess& access, uint64_t& old) noexcept;
 
 }  // namespace ckptfs::rv64

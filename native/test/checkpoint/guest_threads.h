@@ -19,7 +19,8 @@ inline void storeWord(std::byte* view, uint64_t offset, uint64_t value) {
   __atomic_store_n(reinterpret_cast<uint64_t*>(view + offset), value, __ATOMIC_RELAXED);
 }
 
-/** Runs `step` again and again on `count` threads until destroyed, but not between pause and resume. */
+/** Runs `step` again and again on `count` threads until destroyed, but not between pause and
+ * resume. */
 class GuestThreads {
  public:
   using Step = std::function<void(unsigned thread, std::mt19937_64& random)>;

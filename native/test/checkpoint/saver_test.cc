@@ -83,8 +83,7 @@ void rounds(const Geometry& geometry, uint64_t bytes, bool compress, int count,
 }
 
 /** Saves with a directory in which writing fails, and checks that the guest does not notice. */
-void failingSave(const std::string& directory, Code code) {
-  GuestMemory memory(4 << 20, kGeometry);
+void failingSave(GuestMemory& memory, const std::string& directory, Code code) {
   for (uint64_t at = 0; at < memory.bytes(); at += 8)
     storeWord(memory.hostView(), at, at * 0x9e3779b97f4a7c15);  // does not compress
   Saver saver(memory, {directory, true, 1});
@@ -111,11 +110,21 @@ void failingSave(const std::string& directory, Code code) {
 
 }  // namespace
 
-TEST_CASE("saver: equals the oracle, LZ4") { rounds(kGeometry, 16 << 20, true, 20); }
-TEST_CASE("saver: equals the oracle, raw") { rounds(kGeometry, 16 << 20, false, 20); }
-TEST_CASE("saver: equals the oracle, large pages, LZ4") { rounds(kLargePages, 24 << 20, true, 20); }
-TEST_CASE("saver: equals the oracle, large pages, raw") { rounds(kLargePages, 24 << 20, false, 20); }
-TEST_CASE("saver: equals the oracle, 64 MiB") { rounds(kGeometry, 64 << 20, true, 3); }
+TEST_CASE("saver: equals the oracle, LZ4") {
+  rounds(kGeometry, 16 << 20, true, 20);
+}
+TEST_CASE("saver: equals the oracle, raw") {
+  rounds(kGeometry, 16 << 20, false, 20);
+}
+TEST_CASE("saver: equals the oracle, large pages, LZ4") {
+  rounds(kLargePages, 24 << 20, true, 20);
+}
+TEST_CASE("saver: equals the oracle, large pages, raw") {
+  rounds(kLargePages, 24 << 20, false, 20);
+}
+TEST_CASE("saver: equals the oracle, 64 MiB") {
+  rounds(kGeometry, 64 << 20, true, 3);
+}
 TEST_CASE("saver: equals the oracle within a small mapping budget") {
   rounds(kGeometry, 16 << 20, true, 5, 3);
   rounds(kGeometry, 16 << 20, true, 5, 40);
@@ -198,20 +207,27 @@ TEST_CASE("saver: cancelled at several moments") {
 }
 
 TEST_CASE("saver: a file that may not grow fails the save, not the guest") {
-  struct rlimit before;
-  getrlimit(RLIMIT_FSIZE, &before);
-  const auto oldSignal = signal(SIGXFSZ, SIG_IGN);
   const TempDirectory directory;
-  struct rlimit small = before;
-  small.rlim_cur = 600'000;
-  setrlimit(RLIMIT_FSIZE, &small);
-  failingSave(directory.path(), Code::io);
-  setrlimit(RLIMIT_FSIZE, &before);
-  signal(SIGXFSZ, oldSignal);
+  GuestMemory memory(4 << 20, kGeometry);  // its own file is larger than the limit
+  struct Limit {
+    struct rlimit before;
+    sighandler_t handler = signal(SIGXFSZ, SIG_IGN);
+    Limit() {
+      getrlimit(RLIMIT_FSIZE, &before);
+      const struct rlimit small = {600'000, before.rlim_max};
+      setrlimit(RLIMIT_FSIZE, &small);
+    }
+    ~Limit() {
+      setrlimit(RLIMIT_FSIZE, &before);
+      signal(SIGXFSZ, handler);
+    }
+  } const limit;
+  failingSave(memory, directory.path(), Code::io);
 }
 
 TEST_CASE("saver: a full filesystem is told as such") {
   const TempDirectory directory;
+  GuestMemory memory(4 << 20, kGeometry);
   if (mount("none", directory.path().c_str(), "tmpfs", 0, "size=1m") != 0) {
     MESSAGE("may not mount a small tmpfs here: not run");
     return;
@@ -220,7 +236,7 @@ TEST_CASE("saver: a full filesystem is told as such") {
     const std::string path;
     ~Unmount() { umount2(path.c_str(), MNT_DETACH); }
   } const unmount{directory.path()};
-  failingSave(directory.path(), Code::noSpace);
+  failingSave(memory, directory.path(), Code::noSpace);
 }
 
 TEST_CASE("saver: an unusable directory or geometry is refused before the pause") {

@@ -37,8 +37,11 @@ void TestHost::setTimer(unsigned vcpu, uint64_t at) noexcept {
 }
 
 void TestHost::debugWrite(const uint8_t* bytes, uint64_t length) noexcept {
-  std::lock_guard lock(mutex);
-  console.append(reinterpret_cast<const char*>(bytes), length);
+  {
+    std::lock_guard lock(mutex);
+    console.append(reinterpret_cast<const char*>(bytes), length);
+  }
+  if (onConsole) onConsole();
 }
 
 void TestHost::guestExit(const GuestExit& exit) noexcept {

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,6 +31,7 @@ class TestHost : public VcpuHost {
   void guestExit(const GuestExit& exit) noexcept override;
 
   VcpuSet* cpus = nullptr;
+  std::function<void()> onConsole;  // after every debugWrite
   std::atomic<uint64_t> ticks{0};
   std::mutex mutex;  // guards what follows
   uint64_t device = 0;

@@ -14,8 +14,6 @@ namespace ckptfs {
 
 enum class BlkType : uint32_t { in = 0, out = 1, flush = 4, getId = 8, discard = 11, zeroes = 13 };
 
-inline constexpr std::chrono::seconds kPatience{60};  // only ever reached by a failing test
-
 struct BlkRig {
   static constexpr uint64_t kRamBytes = 4 << 20;
   static constexpr uint64_t kDiskBytes = 1 << 20;
@@ -23,14 +21,15 @@ struct BlkRig {
   static constexpr uint64_t kDataBytes = 0x8000;
   static constexpr uint8_t kNoStatus = 0xee;
 
-  explicit BlkRig(bool readOnly = false) : disk(kDiskBytes, readOnly) {}
+  explicit BlkRig(bool readOnly = false, unsigned workers = 3)
+      : disk(kDiskBytes, readOnly), pool(workers, "test-io") {}
 
   GuestMemory memory{kRamBytes, Geometry{}};
   GuestRam ram{memory, TestDriver::kRamBase};
   TestLine line;
   MemoryDisk disk;
   std::atomic<int> failures{0};
-  WorkerPool pool{3, "test-io"};
+  WorkerPool pool;
   VirtioBlk blk{disk, "vda", ram, line.input(), pool, [this](const Error&) { ++failures; }};
   TestDriver driver{blk, memory};
 

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "devices/guest_ram.h"
@@ -15,6 +17,8 @@
 #include "memory/guest_memory.h"
 
 namespace ckptfs {
+
+inline constexpr std::chrono::seconds kPatience{60};  // only ever reached by a failing test
 
 /** An interrupt line that a test waits on. */
 class TestLine {
@@ -32,7 +36,8 @@ class TestLine {
   }
   void awaitHigh() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return level_; });
+    if (!changed_.wait_for(lock, kPatience, [this] { return level_; }))
+      throw std::runtime_error("no interrupt arrived");
   }
 
  private:

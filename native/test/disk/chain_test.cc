@@ -201,6 +201,45 @@ TEST_CASE("chain: direct until the first push, which freezes the parent") {
   CHECK(all(*other) == frozen);
 }
 
+TEST_CASE("chain: several VMs go on from one checkpoint at once") {
+  Scratch scratch;
+  const std::string path = scratch.file("parent", Bytes(8192));
+  auto chain = Chain::open(path, std::nullopt, {}, Access::redo);
+  chain->push(chain->prepare(scratch.path("redo0")));
+  chain->write(0, Bytes(512, std::byte{1}));
+  chain->push(chain->prepare(scratch.path("redo1")));
+  chain->sealFrozen();
+  const auto frozen = specs(*chain->frozenView());
+  std::vector<std::unique_ptr<Chain>> others;
+  for (uint8_t i = 2; i < 5; i++) {
+    others.push_back(Chain::open(path, chain->parentIdentity(), frozen, Access::redo));
+    CHECK(codeOf([&] { others.back()->discard(0, 512); }) == Code::usage);  // the top is sealed
+    others.back()->push(others.back()->prepare(scratch.path("redo" + std::to_string(i))));
+    others.back()->write(512, Bytes(512, std::byte{i}));
+  }
+  for (uint8_t i = 2; i < 5; i++) {
+    const Bytes found = all(*others[i - 2]);
+    CHECK(found[0] == std::byte{1});
+    CHECK(found[512] == std::byte{i});
+  }
+  CHECK(all(*chain)[512] == std::byte{0});
+}
+
+TEST_CASE("chain: a block group that reaches beyond the disk is zeros there") {
+  Scratch scratch;
+  const std::string path = scratch.file("parent", Bytes(5 * 512, std::byte{5}));
+  auto chain = Chain::open(path, std::nullopt, {}, Access::redo);
+  auto log = chain->prepare(scratch.path("redo"));
+  const RedoLog& top = *log;
+  chain->push(std::move(log));
+  chain->write(4 * 512, Bytes(512, std::byte{1}));
+  Bytes group(4096), expected(4096);
+  std::fill_n(expected.begin(), 4 * 512, std::byte{5});
+  std::fill_n(expected.begin() + 4 * 512, 512, std::byte{1});
+  CHECK(top.read(0, group).here);
+  CHECK(group == expected);
+}
+
 TEST_CASE("chain: requests that do not fit are refused") {
   Scratch scratch;
   const std::string path = scratch.file("parent", Bytes(8192));

@@ -211,6 +211,22 @@ TEST_CASE("redo recovery: a bad byte is damage where a flush vouches for it, els
   }
 }
 
+TEST_CASE("redo recovery: the mark of the last flush vouches for the records before it") {
+  Scratch scratch(Scratch::memory());
+  History history(scratch);
+  history.write(0, 2);
+  const uint64_t head = sizeof(RedoHeader) + 100;
+  history.flush();
+  history.log.reset();
+  Bytes bad = contents(history.path);
+  bad[head] ^= std::byte{1};
+  const std::string path = scratch.file("bad", bad);
+  CHECK(codeOf([&] { RedoLog::open(path, RedoLog::Mode::writer); }) == Code::damaged);
+  bad.resize(history.durable);  // without the mark
+  scratch.file("bad", bad);
+  CHECK(RedoLog::open(path, RedoLog::Mode::writer)->empty());
+}
+
 TEST_CASE("redo recovery: a hole before whole but unflushed records is a torn tail") {
   Scratch scratch(Scratch::memory());
   History history(scratch);

@@ -70,12 +70,13 @@ TEST_CASE("guest memory: sizes are checked") {
 }
 
 TEST_CASE("guest memory: both views are the same bytes, holes are found") {
-  GuestMemory memory(64 * kGeometry.blockBytes(), kGeometry);
-  CHECK(memory.isHole(63));
-  store(memory.guestView(), kGeometry.offsetOf(63), 5);
-  CHECK(load(memory.hostView(), kGeometry.offsetOf(63)) == 5);
-  CHECK_FALSE(memory.isHole(63));
+  GuestMemory memory(256 * kGeometry.blockBytes(), kGeometry);  // 8 MiB: four huge pages
+  CHECK(memory.isHole(255));
+  store(memory.guestView(), kGeometry.offsetOf(255), 5);
+  CHECK(load(memory.hostView(), kGeometry.offsetOf(255)) == 5);
+  CHECK_FALSE(memory.isHole(255));
   CHECK(memory.isHole(0));
+  CHECK(memory.isHole(191));
 }
 
 TEST_CASE("guest memory: every block is handled once, with the contents from before the write") {

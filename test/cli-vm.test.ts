@@ -1,0 +1,166 @@
+/** The commands on a real guest: from run to rm, in the foreground and in the background. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import t, { type Test } from 'tap';
+import type { Store } from '../src/checkpoint/store.js';
+import { bareGuest, temporaryStore } from './support/guests.js';
+
+t.setTimeout(300_000);
+
+const main = fileURLToPath(new URL('../src/cli/main.js', import.meta.url));
+
+interface Finished {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+  objects: Record<string, unknown>[];
+}
+
+/** A running command: its process, and what it gave when it has ended. */
+function start(store: Store, args: string[]): { child: ChildProcess; finished: Promise<Finished> } {
+  const child = spawn(process.execPath, [main, ...args, '--store', store.root], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { ...process.env, DEBUG: undefined },
+  });
+  const text = { stdout: '', stderr: '' };
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text.stdout += piece));
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (text.stderr += piece));
+  const finished = once(child, 'close').then(([status]) => ({
+    status: status as number | null,
+    ...text,
+    get objects() {
+      const lines = text.stdout.split('\n').filter((line) => line !== '');
+      return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+    },
+  }));
+  return { child, finished };
+}
+
+/** A store, and commands on it; whatever still runs at the end is stopped. */
+async function withStore(t: Test) {
+  const { store, remove } = await temporaryStore();
+  const ckptfs = (...args: string[]) => start(store, args).finished;
+  t.teardown(async () => {
+    for (const vm of await store.listVms()) await ckptfs('stop', vm);
+    await remove();
+  });
+  return { store, ckptfs };
+}
+
+const run = (guest: string, append: string) => [
+  ...['run', '--kernel', bareGuest(guest), '--memory', '16M', '--append', append],
+];
+const endless = run('random-writer', 'mib=2');
+
+t.test('--exit-code tells how the guest ended, the console is on stdout', async (t) => {
+  const { ckptfs } = await withStore(t);
+  const hello = await ckptfs(...run('hello', ''), '--exit-code');
+  t.match(hello, { status: 0, stderr: '' });
+  t.match(hello.stdout, /^ckptfs-bare: hello\r?\n$/);
+  const failing = await ckptfs(...run('exit', 'reason=1'), '--exit-code', '--json');
+  t.equal(failing.status, 1);
+  t.match(failing.objects.at(-1), { type: 'result', exit: { kind: 'shutdown', reason: 1 } });
+  t.equal((await ckptfs(...run('exit', 'reason=1'))).status, 0, 'only when asked for');
+  t.match((await ckptfs('run', '--name', 'vm1')).stdout, /hello/, 'a stopped VM runs again');
+});
+
+t.test('a VM in the background, from start to removal', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  const json = async (...args: string[]) => (await ckptfs(...args, '--json')).objects.at(-1);
+  t.match(await json(...endless, '--name', 'w', '--detach'), { vm: 'w', state: 'running' });
+  t.match(await json('list'), { vm: 'w', state: 'running', memoryBytes: 2 ** 24 });
+  t.match(await json('pause', 'w'), { state: 'paused' });
+  t.match(await json('info', 'w'), { vm: 'w', state: 'paused', pid: Number, config: { cpus: 1 } });
+  t.equal((await ckptfs('pause', 'w')).status, 11, 'paused already');
+  t.match(await json('resume', 'w'), { state: 'running' });
+
+  const summary = await json('checkpoint', 'w', '--name', 'one');
+  t.match(summary, {
+    type: 'result',
+    name: 'one',
+    id: /^[0-9a-f]{32}$/,
+    state: 'published',
+    pauseUs: Number,
+    totalMs: Number,
+    memoryBytes: 2 ** 24,
+    storedBytes: Number,
+    blocks: { vcpu: Number, background: Number, zero: Number, parent: 0 },
+    faults: Number,
+  });
+  t.match(await ckptfs('checkpoint', 'w', '--name', 'one'), {
+    status: 1,
+    stderr: /exists already/,
+  });
+  t.match(await ckptfs('verify', 'w@one'), { status: 0, stdout: 'w@one: whole\n' });
+  t.match(await json('show', 'w@latest'), { id: summary?.id });
+  t.equal((await ckptfs('restore', 'w@one')).status, 11, 'in place only when it is stopped');
+  t.equal((await ckptfs('rm', 'w')).status, 11);
+
+  t.match(await json('restore', 'w@one', '--detach', '--name', 'w2'), {
+    vm: 'w2',
+    firstInstructionMs: Number,
+    completeMs: Number,
+    blocks: { demand: Number, prefetched: Number },
+    faults: Number,
+  });
+  t.match(await json('list'), { vm: 'w2', state: 'running' });
+  for (const vm of ['w', 'w2']) t.match(await json('stop', vm), { vm, state: 'stopped' });
+  t.equal(await readFile(store.processLog('w'), 'utf8'), '', 'a stop is no failure');
+  t.equal((await ckptfs('rm', 'w')).status, 11, 'it has a checkpoint');
+  t.equal((await ckptfs('rm', 'w@one')).status, 0);
+  t.equal((await ckptfs('rm', 'w')).status, 0);
+  t.equal((await ckptfs('rm', 'w2')).status, 0);
+  t.same(await readdir(store.vmsDirectory()), []);
+});
+
+t.test('what a detached start cannot do is told as if it were in the foreground', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  const missing = await ckptfs('run', '--kernel', '/nonexistent', '--detach');
+  t.match(missing, { status: 10, stdout: '', stderr: /^ckptfs: kernel \/nonexistent.*; .*\n$/ });
+  const busy = await ckptfs('restore', 'x@y', '--detach', '--json');
+  t.match(busy, { status: 10, objects: [{ type: 'error', code: 'NOT_FOUND' }] });
+  t.same(await store.listVms(), [], 'nothing half-made is left');
+});
+
+t.test('signals end a VM cleanly and cancel a checkpoint', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  for (const [signal, status] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const) {
+    const { child, finished } = start(store, [...endless, '--name', signal]);
+    await once(child.stdout as NodeJS.ReadableStream, 'data');
+    child.kill(signal);
+    t.equal((await finished).status, status);
+    t.match(await ckptfs('list', '--json'), { stdout: /"state":"stopped"/ });
+    await ckptfs('rm', signal);
+  }
+  // Wherever in its course the checkpoint is: it is published or cancelled, and nothing else is left.
+  await ckptfs(...run('random-writer', 'mib=100'), '--memory', '128M', '--name', 'w', '--detach');
+  const { child, finished } = start(store, ['checkpoint', 'w', '--name', 'one', '--json']);
+  await once(child.stdout as NodeJS.ReadableStream, 'data');
+  child.kill('SIGINT');
+  const { status } = await finished;
+  t.ok(status === 130 || status === 0, String(status));
+  await ckptfs('stop', 'w');
+  const left = await readdir(store.checkpointsDirectory('w')).catch(() => []);
+  t.same(left, status === 0 ? ['one'] : []);
+});
+
+t.test('the console passes input and output, and leaves the guest running', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  await ckptfs(...endless, '--name', 'w', '--detach');
+  const { child, finished } = start(store, ['console', 'w', '--json']);
+  await once(child.stdout as NodeJS.ReadableStream, 'data');
+  child.stdin?.end('\n');
+  child.kill('SIGINT');
+  t.equal((await finished).status, 130);
+  t.match((await ckptfs('list', '--json')).objects, [{ vm: 'w', state: 'running' }]);
+  const again = start(store, ['console', 'w', '--json']);
+  await once(again.child.stdout as NodeJS.ReadableStream, 'data');
+  await ckptfs('stop', 'w');
+  t.equal((await again.finished).status, 0, 'the end of the VM ends the console');
+  t.match(await readFile(store.consoleLog('w'), 'utf8'), /random-writer/);
+});

@@ -27,12 +27,18 @@ export interface ByteSource {
 
 export type Codec = 'none' | 'lz4';
 
+/** A redo log; `bytes` is the exact size of one that was sealed when it was recorded. */
+export interface RedoLayer {
+  path: string;
+  bytes?: number;
+}
+
 /** One virtual disk as the addon opens it: a raw parent under redo logs, oldest first. */
 export interface DiskLayers {
   parent: string;
   /** What the parent looked like when a checkpoint recorded it; a difference is refused. */
   parentIdentity?: FileIdentity;
-  redo: string[];
+  redo: RedoLayer[];
 }
 
 /** Size and modification time of a file that must not have changed. */

@@ -142,11 +142,12 @@ t.test('signals end a VM cleanly and cancel a checkpoint', async (t) => {
   const { child, finished } = start(store, ['checkpoint', 'w', '--name', 'one', '--json']);
   await once(child.stdout as NodeJS.ReadableStream, 'data');
   child.kill('SIGINT');
-  const { status } = await finished;
-  t.ok(status === 130 || status === 0, String(status));
+  const { status, stdout } = await finished;
+  t.ok(status === 130 || status === 0, `${status}: ${stdout}`);
   await ckptfs('stop', 'w');
   const left = await readdir(store.checkpointsDirectory('w')).catch(() => []);
-  t.same(left, status === 0 ? ['one'] : []);
+  const published = JSON.stringify(left) === '["one"]';
+  t.ok(published || (left.length === 0 && status === 130), left.join());
 });
 
 t.test('the console passes input and output, and leaves the guest running', async (t) => {

@@ -10,6 +10,8 @@ namespace ckptfs {
 
 using namespace format;
 
+namespace {
+
 void makeSegmentId(SegmentId& id) {
   if (getrandom(&id, sizeof id, 0) != sizeof id) throwErrno(errno, "cannot make a segment id");
 }
@@ -23,8 +25,6 @@ std::string segmentFileName(const SegmentId& id, SegmentKind kind) {
   }
   return name + (kind == SegmentKind::hot ? ".hot" : ".cold");
 }
-
-namespace {
 
 CheckpointFile createSegment(const std::string& directory, SegmentId& id, SegmentKind kind) {
   makeSegmentId(id);

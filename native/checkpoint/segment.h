@@ -15,13 +15,10 @@
 
 namespace ckptfs {
 
-/** A new random id; its hexadecimal spelling names the file. */
-void makeSegmentId(format::SegmentId& id);
-std::string segmentFileName(const format::SegmentId& id, format::SegmentKind kind);
-
 class SegmentWriter {
  public:
-  /** Creates the file under its own name in `directory` and writes the header. Throws Error. */
+  /** Creates the file in `directory`, named after a new random id, and writes the header. Throws
+   *  Error. */
   SegmentWriter(const std::string& directory, format::SegmentKind kind, const Geometry& geometry,
                 uint64_t memoryBytes, bool compress);
 

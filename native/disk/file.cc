@@ -148,6 +148,15 @@ void File::requireSound() const {
                     "certain; stop the VM and go back to a checkpoint");
 }
 
+void File::rename(const std::string& path) {
+  // A filesystem without RENAME_NOREPLACE answers EINVAL; the owner's lock keeps others out there.
+  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0 &&
+      (errno != EINVAL || ::rename(path_.c_str(), path.c_str()) != 0))
+    throwErrno(errno, "cannot create " + std::string(kind_) + " " + path);
+  path_ = path;
+  syncDirectoryOf(path);
+}
+
 void syncDirectoryOf(const std::string& path) {
   const fs::path parent = fs::path(path).parent_path();
   const std::string directory = parent.empty() ? "." : parent.string();

@@ -37,8 +37,15 @@ std::unique_ptr<RedoLog> RedoLog::create(const std::string& path, uint64_t diskB
   return std::unique_ptr<RedoLog>(new RedoLog(path, header));
 }
 
+/** Where a log is made, until it has a header: a kill leaves no log without one under its name. */
+static std::string unnamed(const std::string& path) {
+  const std::string temporary = path + ".new";
+  ::unlink(temporary.c_str());  // of an earlier attempt
+  return temporary;
+}
+
 RedoLog::RedoLog(const std::string& path, const RedoHeader& header)
-    : file_("redo log", path, File::Access::create),
+    : file_("redo log", unnamed(path), File::Access::create),
       header_(header),
       writable_(true),
       end_(sizeof header_),
@@ -48,9 +55,9 @@ RedoLog::RedoLog(const std::string& path, const RedoHeader& header)
   try {
     file_.write(0, std::as_bytes(std::span(&header_, 1)));
     file_.sync();
-    syncDirectoryOf(path);
+    file_.rename(path);
   } catch (...) {
-    ::unlink(path.c_str());
+    ::unlink(file_.path().c_str());
     throw;
   }
 }

@@ -127,7 +127,7 @@ void Record::finish(uint64_t sequence, uint64_t durable, uint64_t seed) {
   std::memcpy(bytes_.get(), &header_, sizeof header_);
 }
 
-bool RecordReader::refuse(std::string why) {
+bool RecordReader::refuse(const std::string& why) {
   why_ = "record at byte " + std::to_string(offset_) + ": " + why;
   return false;
 }

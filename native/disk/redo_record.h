@@ -135,7 +135,7 @@ class RecordReader {
   void applyTo(RedoIndex& index) const;
 
  private:
-  bool refuse(std::string why);
+  bool refuse(const std::string& why);
   const char* fault() const;
   std::span<const uint64_t> checksums() const;
 

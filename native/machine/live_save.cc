@@ -137,7 +137,7 @@ std::vector<DiskConfig> LiveSave::frozenDisks() const {
     disk.parent = attached.chain->parentPath();
     disk.parentIdentity = attached.chain->parentIdentity();
     for (const auto& layer : attached.chain->layers())
-      if (layer.sealed) disk.redo.push_back(layer.path);
+      if (layer.sealed) disk.redo.push_back({layer.path, layer.bytes});
     disk.access = attached.chain->readOnly() ? "readonly" : "redo";
     disks.push_back(std::move(disk));
   }

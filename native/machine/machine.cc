@@ -244,6 +244,7 @@ void Machine::close() {
   if (watcher_.joinable()) watcher_.join();
   if (restorer_) restorer_->stop();  // but it goes on to serve readers of memory
   platform_.hold();
+  platform_.flush();
   state_ = State::ended;
 }
 

@@ -19,7 +19,11 @@ auto parse(const std::string& json, const char* what, Read read) {
 
 void readLayers(const Json& json, DiskLayers& layers) {
   json.at("parent").get_to(layers.parent);
-  json.at("redo").get_to(layers.redo);
+  for (const Json& log : json.at("redo")) {
+    Chain::LayerSpec layer{log.at("path"), {}};
+    if (const auto it = log.find("bytes"); it != log.end()) layer.sealedBytes = it->get<uint64_t>();
+    layers.redo.push_back(std::move(layer));
+  }
   if (const auto it = json.find("parentIdentity"); it != json.end()) {
     ParentIdentity identity;
     it->at("bytes").get_to(identity.bytes);
@@ -86,11 +90,14 @@ RestoreRequest parseRestoreRequest(const std::string& text) {
 Json toJson(const CheckpointResult& r) {
   Json disks = Json::array();
   for (const DiskConfig& disk : r.disks) {
+    Json redo = Json::array();
+    for (const auto& log : disk.redo)
+      redo.push_back({{"path", log.path}, {"bytes", log.sealedBytes.value()}});
     disks.push_back({{"id", disk.id},
                      {"access", disk.access},
                      {"parent", disk.parent},
                      {"parentIdentity", toJson(disk.parentIdentity.value())},
-                     {"redo", disk.redo}});
+                     {"redo", redo}});
   }
   return Json{
       {"pauseUs", r.pauseUs},

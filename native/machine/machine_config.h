@@ -10,7 +10,7 @@
 
 #include "base/geometry.h"
 #include "base/json.h"
-#include "disk/parent.h"
+#include "disk/chain.h"
 
 namespace ckptfs {
 
@@ -18,7 +18,7 @@ namespace ckptfs {
 struct DiskLayers {
   std::string parent;
   std::optional<ParentIdentity> parentIdentity;
-  std::vector<std::string> redo;
+  std::vector<Chain::LayerSpec> redo;
 };
 
 struct DiskConfig : DiskLayers {

@@ -24,9 +24,7 @@ std::shared_ptr<Chain> openChain(const DiskConfig& disk) {
 }  // namespace
 
 std::shared_ptr<Chain> openLayers(const DiskLayers& layers, Chain::Access access) {
-  std::vector<Chain::LayerSpec> redo;
-  for (const std::string& path : layers.redo) redo.push_back({path, {}});
-  return Chain::open(layers.parent, layers.parentIdentity, redo, access);
+  return Chain::open(layers.parent, layers.parentIdentity, layers.redo, access);
 }
 
 Platform::Platform(const MachineConfig& config, GuestMemory& memory, uint64_t ramBase,
@@ -73,6 +71,16 @@ void Platform::waitDrained(std::chrono::milliseconds timeout) {
 
 void Platform::release() {
   for (const auto& device : virtio_) device->release();
+}
+
+void Platform::flush() noexcept {
+  for (const Attached& disk : disks_) {
+    try {
+      if (!disk.chain->readOnly()) disk.chain->flush();
+    } catch (const Error&) {
+      // The guest asked for durability by its own flushes, and was told of their failure.
+    }
+  }
 }
 
 void Platform::retry() {

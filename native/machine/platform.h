@@ -53,6 +53,8 @@ class Platform {
   void waitDrained(std::chrono::milliseconds timeout);
   /** Begins to serve requests, at the start of the guest and after a hold. */
   void release();
+  /** Makes durable what the guest has written, as a plug pulled later would not; for the end. */
+  void flush() noexcept;
   /** Gives requests that waited for memory that could not be loaded another try. */
   void retry();
 

@@ -82,7 +82,10 @@ export function diskLayers(
   return {
     parent: disk.parent,
     parentIdentity: disk.parentIdentity,
-    redo: disk.redo.map((path) => join(checkpoint.directory, path)),
+    redo: disk.redo.map((path) => ({
+      path: join(checkpoint.directory, path),
+      bytes: checkpoint.manifest.files.find((file) => file.path === path)?.bytes ?? 0,
+    })),
   };
 }
 

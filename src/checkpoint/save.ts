@@ -95,8 +95,8 @@ async function publish(
   for (const disk of result.disks) {
     const redo: string[] = [];
     for (const source of disk.redo) {
-      const path = `disks/${disk.id}/${basename(source)}`;
-      await publication.link(source, path);
+      const path = `disks/${disk.id}/${basename(source.path)}`;
+      await publication.link(source.path, path);
       redo.push(path);
     }
     disks.push({

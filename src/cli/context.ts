@@ -7,7 +7,7 @@ import type { Command } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { defaultStorePath } from '../checkpoint/location.js';
 import type { VmClient } from '../vmm/client.js';
-import { exitCodes } from '../errors.js';
+import { CkptError, exitCodes } from '../errors.js';
 import { Output, type OutputOptions } from './output.js';
 
 interface GlobalOptions extends OutputOptions {
@@ -55,6 +55,12 @@ export class Context {
     return VmClient.connect(vm, store.controlSocket(vm));
   }
 
+  /** Whatever an interrupted operation failed with (a torn connection, say), the interruption is why. */
+  afterInterrupt(error: unknown): unknown {
+    if (!this.#interrupt.signal.aborted || error instanceof CkptError) return error;
+    return new CkptError('CANCELLED', 'interrupted', {}, { cause: error });
+  }
+
   #onInterrupt(code: number): void {
     // The second Ctrl-C does not wait for the first to be heard.
     if (!this.#interruptible || this.#interrupt.signal.aborted) process.exit(code);
@@ -75,7 +81,11 @@ export function withContext(
     // commander calls with the declared arguments, then the options, then the command; a handler's types
     // are what its command declares, which the compiler cannot see.
     const declared = args.slice(0, -2) as never[];
-    const code = await handler(context, this.opts<never>(), ...declared);
-    if (code !== undefined) process.exitCode = code;
+    try {
+      const code = await handler(context, this.opts<never>(), ...declared);
+      if (code !== undefined) process.exitCode = code;
+    } catch (error) {
+      throw context.afterInterrupt(error);
+    }
   };
 }

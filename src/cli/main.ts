@@ -33,3 +33,6 @@ export async function main(argv: string[]): Promise<void> {
 }
 
 await main(process.argv);
+// All output is written: it is synchronous on Linux. A peer that still holds a connection, such as a
+// console client of a VM that has ended, must not keep a command that is done.
+process.exit();

@@ -12,7 +12,7 @@ import { basename, dirname, join } from 'node:path';
 import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
 import { attempt, linkOrCopy, namesIn, pathExists } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
-import { createRedoLog, type NativeDiskConfig } from '../native.js';
+import { createRedoLog, type NativeDiskConfig, type RedoLayer } from '../native.js';
 import type { DiskConfig, VmConfig } from './types.js';
 
 const redoName = /^(\d{8})\.redo$/;
@@ -47,10 +47,15 @@ export async function bootDisks(store: Store, config: VmConfig): Promise<NativeD
     const redo = await redoLogs(directory);
     if (redo.length === 0 && disk.mode === 'nonpersistent' && !disk.readonly) {
       const path = await nextRedo(directory);
-      await createRedoLog({ parent: disk.path, redo }, path);
+      await createRedoLog({ parent: disk.path, redo: [] }, path);
       redo.push(path);
     }
-    disks.push({ id: disk.id, parent: disk.path, redo, access: access(disk, redo) });
+    disks.push({
+      id: disk.id,
+      parent: disk.path,
+      redo: redo.map((path) => ({ path })),
+      access: access(disk, redo),
+    });
   }
   return disks;
 }
@@ -72,18 +77,24 @@ export async function restoreDisks(
     const layers = diskLayers(checkpoint, disk.id);
     const directory = join(fresh, disk.id);
     await makeDirectory(directory);
-    for (const source of layers.redo) {
-      await attempt(`cannot link ${source}`, () =>
-        linkOrCopy(source, join(directory, basename(source))),
-      );
+    const redo: RedoLayer[] = [];
+    for (const sealed of layers.redo) {
+      const path = join(directory, basename(sealed.path));
+      await attempt(`cannot link ${sealed.path}`, () => linkOrCopy(sealed.path, path));
+      redo.push({ ...sealed, path });
     }
     if (!disk.readonly) {
-      const redo = await redoLogs(directory);
-      await createRedoLog({ ...layers, redo }, await nextRedo(directory));
+      const path = await nextRedo(directory);
+      await createRedoLog({ ...layers, redo }, path);
+      redo.push({ path });
     }
     const final = store.diskDirectory(config.name, disk.id);
-    const redo = (await redoLogs(directory)).map((path) => join(final, basename(path)));
-    disks.push({ ...layers, id: disk.id, redo, access: disk.readonly ? 'readonly' : 'redo' });
+    disks.push({
+      ...layers,
+      id: disk.id,
+      redo: redo.map((layer) => ({ ...layer, path: join(final, basename(layer.path)) })),
+      access: disk.readonly ? 'readonly' : 'redo',
+    });
   }
   await attempt(`cannot replace the disks of VM ${config.name}`, async () => {
     await mkdir(fresh, { recursive: true });

@@ -20,6 +20,8 @@ export const linuxGuest = {
   kernel: join(cache, 'Image'),
   initrd: join(cache, 'initramfs.cpio'),
   disk: join(cache, 'disk.img'),
+  /** Kernel command line that leaves out what a VM has no use for. */
+  cmdline: join(cache, 'cmdline'),
 };
 
 export function bareGuest(name: string): string {

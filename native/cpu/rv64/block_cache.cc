@@ -11,15 +11,15 @@
 namespace ckptfs::rv64 {
 namespace {
 
-/** Room of a block's header, operations, closing operation and raw bytes, in arena units. */
-constexpr uint64_t roomFor(unsigned count, unsigned bytes) {
-  return (sizeof(Block) + (count + 1) * sizeof(DecodedOp) + bytes + 15) & ~uint64_t{15};
+/** Room of a block's header, operations and raw bytes, in arena units. */
+constexpr uint64_t roomFor(unsigned opCount, unsigned bytes) {
+  return (sizeof(Block) + opCount * sizeof(DecodedOp) + bytes + 15) & ~uint64_t{15};
 }
 
 }  // namespace
 
 uint32_t Block::rawAt(unsigned byte) noexcept {
-  const uint8_t* from = raw(count + 1u) + byte;
+  const uint8_t* from = raw() + byte;
   uint16_t low, high = 0;
   std::memcpy(&low, from, 2);
   if (lengthOf(low) == 4) std::memcpy(&high, from + 2, 2);
@@ -48,7 +48,7 @@ uint16_t BlockCache::halfAt(uint64_t offset) const noexcept {
 
 /** Compares the raw bytes with memory: words of 8 where aligned, since fence.i is frequent. */
 bool BlockCache::unchanged(Block* block) const noexcept {
-  const uint8_t* raw = block->raw(block->count + 1u);
+  const uint8_t* raw = block->raw();
   uint64_t at = block->offset;
   const uint64_t end = at + block->bytes;
   while (at < end) {
@@ -109,12 +109,14 @@ Block* BlockCache::build(uint64_t offset) noexcept {
   }
   if (count == 0) return nullptr;
 
-  const uint64_t room = roomFor(count, unsigned(at - offset));
+  const unsigned opCount = count + (endsBlock(instructions[count - 1].op) ? 0 : 1);
+  const uint64_t room = roomFor(opCount, unsigned(at - offset));
   if (used_ + room > kArenaBytes) clear();
   auto* block = reinterpret_cast<Block*>(arena_ + used_);
   used_ += room;
   Block*& head = buckets_[bucketOf(offset)];
-  *block = {offset, epoch, head, nullptr, nullptr, uint16_t(count), uint16_t(at - offset)};
+  *block = {offset, epoch, head, nullptr, nullptr, uint16_t(count), uint16_t(at - offset),
+            uint16_t(opCount)};
   head = block;
   finish(block, instructions, raw);
   return block;
@@ -124,14 +126,14 @@ Block* BlockCache::straddling(uint64_t low, uint64_t high) noexcept {
   const uint32_t raw = halfAt(low) | uint32_t(halfAt(high)) << 16;
   const Instruction instruction = decode(raw);
   auto* block = reinterpret_cast<Block*>(scratch_);
-  *block = {low, 0, nullptr, nullptr, nullptr, 1, 4};
+  *block = {low, 0, nullptr, nullptr, nullptr, 1, 4, uint16_t(endsBlock(instruction.op) ? 1 : 2)};
   finish(block, &instruction, &raw);
   return block;
 }
 
 void BlockCache::finish(Block* block, const Instruction* instructions, const uint32_t* raw) noexcept {
   DecodedOp* op = block->ops();
-  uint8_t* bytes = block->raw(block->count + 1u);
+  uint8_t* bytes = block->raw();
   unsigned offset = 0;
   for (unsigned i = 0; i < block->count; ++i, ++op) {
     const Instruction& from = instructions[i];
@@ -142,7 +144,7 @@ void BlockCache::finish(Block* block, const Instruction* instructions, const uin
     std::memcpy(bytes + offset, &raw[i], length);
     offset += length;
   }
-  *op = {handlers_[size_t(Op::Next)], 0, 0, 0, 0, 0};
+  if (block->opCount > block->count) *op = {handlers_[size_t(Op::Next)], 0, 0, 0, 0, 0};
 }
 
 }  // namespace ckptfs::rv64

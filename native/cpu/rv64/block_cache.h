@@ -31,15 +31,16 @@ static_assert(sizeof(DecodedOp) == 16);
 
 /** Header of a block; its operations and then its raw instruction bytes follow in the arena. */
 struct alignas(16) Block {
-  uint64_t offset;   // of the first byte in RAM
-  uint64_t epoch;    // in which the bytes were last seen unchanged; 0: dead
+  uint64_t offset;    // of the first byte in RAM
+  uint64_t epoch;     // in which the bytes were last seen unchanged; 0: dead
   Block* hashNext;
-  Block* taken;      // successors in the same page, or nullptr
+  Block* taken;       // successors in the same page, or nullptr
   Block* following;
-  uint16_t count;    // instructions
-  uint16_t bytes;    // of instructions
+  uint16_t count;     // instructions
+  uint16_t bytes;     // of instructions
+  uint16_t opCount;   // count, and one for Op::Next where no instruction ends the block
   DecodedOp* ops() noexcept { return reinterpret_cast<DecodedOp*>(this + 1); }
-  uint8_t* raw(unsigned opCount) noexcept { return reinterpret_cast<uint8_t*>(ops() + opCount); }
+  uint8_t* raw() noexcept { return reinterpret_cast<uint8_t*>(ops() + opCount); }
   uint32_t rawAt(unsigned byte) noexcept;
 };
 

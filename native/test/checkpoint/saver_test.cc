@@ -21,6 +21,8 @@ namespace {
 const Geometry kGeometry;
 const Geometry kLargePages{.pageBytes = 32768, .pagesPerBlock = 4, .blocksPerIoBlock = 3};
 
+constexpr int kRounds = kSanitized ? 2 : 20;
+
 std::vector<std::byte> readAll(const MemoryImage& image) {
   std::vector<std::byte> bytes(image.bytes());
   CHECK(image.read(0, bytes) == bytes.size());
@@ -71,7 +73,7 @@ void rounds(const Geometry& geometry, uint64_t bytes, bool compress, int count,
     CHECK(result.vcpu + result.background + result.zero == memory.blockCount());
     CHECK(verifyMemoryImage(directory.path()).empty());
     const MemoryImage image(directory.path());
-    REQUIRE(readAll(image) == oracle);
+    REQUIRE(std::memcmp(readAll(image).data(), oracle.data(), oracle.size()) == 0);
     uint64_t stored = 0;
     for (const auto& entry : std::filesystem::directory_iterator(directory.path()))
       stored += entry.file_size();
@@ -111,23 +113,23 @@ void failingSave(GuestMemory& memory, const std::string& directory, Code code) {
 }  // namespace
 
 TEST_CASE("saver: equals the oracle, LZ4") {
-  rounds(kGeometry, 16 << 20, true, 20);
+  rounds(kGeometry, 16 << 20, true, kRounds);
 }
 TEST_CASE("saver: equals the oracle, raw") {
-  rounds(kGeometry, 16 << 20, false, 20);
+  rounds(kGeometry, 16 << 20, false, kRounds);
 }
 TEST_CASE("saver: equals the oracle, large pages, LZ4") {
-  rounds(kLargePages, 24 << 20, true, 20);
+  rounds(kLargePages, 24 << 20, true, kRounds);
 }
 TEST_CASE("saver: equals the oracle, large pages, raw") {
-  rounds(kLargePages, 24 << 20, false, 20);
+  rounds(kLargePages, 24 << 20, false, kRounds);
 }
 TEST_CASE("saver: equals the oracle, 64 MiB") {
-  rounds(kGeometry, 64 << 20, true, 3);
+  rounds(kGeometry, 64 << 20, true, kSanitized ? 1 : 3);
 }
 TEST_CASE("saver: equals the oracle within a small mapping budget") {
-  rounds(kGeometry, 16 << 20, true, 5, 3);
-  rounds(kGeometry, 16 << 20, true, 5, 40);
+  rounds(kGeometry, 16 << 20, true, kSanitized ? 1 : 5, 3);
+  rounds(kGeometry, 16 << 20, true, kSanitized ? 1 : 5, 40);
 }
 
 TEST_CASE("saver: a stopped guest, and memory never touched") {

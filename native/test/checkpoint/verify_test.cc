@@ -16,11 +16,7 @@ using namespace ckptfs;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kStep = 17;  // prime: every field is hit somewhere
-#else
-constexpr uint64_t kStep = 1;
-#endif
+constexpr uint64_t kStep = kSanitized ? 31 : 1;  // a prime: hits every field somewhere
 
 constexpr Geometry kSmall{.pageBytes = 4096, .pagesPerBlock = 1, .blocksPerIoBlock = 3};
 constexpr uint64_t kBlocks = 10;

@@ -162,3 +162,33 @@ TEST_CASE("trace engine: mappings are counted as the kernel has them, within the
     }
   });
 }
+
+TEST_CASE("trace engine: the kernel's own limit refuses a lift, and a wider one still works") {
+  forEachEngine([](const std::string& name) {
+    // Every other block of a view that is never touched, far beyond vm.max_map_count.
+    Geometry pages;
+    pages.pagesPerBlock = 1;
+    GuestView view{nullptr, uint64_t{4096} * 400'000, pages};
+    view.base = static_cast<std::byte*>(mmap(nullptr, view.bytes, PROT_READ | PROT_WRITE,
+                                             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    REQUIRE(view.base != MAP_FAILED);
+    class Sink final : public FaultSink {
+      bool onFault(uint64_t, FaultKind) noexcept override { return false; }
+    } sink;
+    auto engine = makeTraceEngine(name, view, &sink, UINT64_MAX);
+    engine->armWrite();
+    // Nothing may allocate while the process has no mapping left.
+    BlockId block = 0;
+    while (block < view.blocks() && engine->lift({block, 1})) block += 2;
+    const bool againRefused = !engine->lift({block + 2, 1});
+    const bool neighbourLifted = engine->lift({1, 1});  // joins two mappings
+    const bool allLifted = engine->lift({0, view.blocks()});
+    CHECK(againRefused == (block < view.blocks()));
+    CHECK(neighbourLifted);
+    CHECK(allLifted);
+    CHECK(engine->mappings() == 1);
+    CHECK(kernelMappings(view.base, view.bytes) == 1);
+    engine.reset();
+    munmap(view.base, view.bytes);
+  });
+}

@@ -1,0 +1,104 @@
+/**
+ * A live checkpoint of a 512 MiB guest under a random writer on two harts: the pause, the guest's work lost,
+ * the time until it is durable beside a plain copy of the same RAM, and the memory of the VMM.
+ */
+import { open, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { findCheckpoint, removeCheckpoint } from '../src/checkpoint/checkpoints.js';
+import type { Codec } from '../src/native.js';
+import type { CheckpointSummary } from '../src/vmm/types.js';
+import { bareConfig, boot, temporaryStore } from '../test/support/guests.js';
+import { lostWorkMs, rate, sampleDuring, slowest } from './progress.js';
+import { median, percentile, row, type Row } from './row.js';
+
+const repetitions = 7;
+const mib = 2 ** 20;
+const memoryBytes = 512 * mib;
+const sampleMs = 5;
+const baselineMs = 1500;
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Own memory of this process in MiB: everything resident but the guest's RAM, which is shared memory. */
+async function ownMib(): Promise<number> {
+  const status = await readFile('/proc/self/status', 'utf8');
+  const kib = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]);
+  return (kib('RssAnon') + kib('RssFile')) / 1024;
+}
+
+export async function checkpoint(): Promise<Row[]> {
+  const { store, remove } = await temporaryStore();
+  const rows: Row[] = [];
+  try {
+    const { vm, watch } = await boot(
+      store,
+      bareConfig('random-writer', 'harts=2 mib=480', { name: 'writer', cpus: 2, memoryBytes }),
+    );
+    await watch.printed(/random-writer/);
+    const memory = vm.memory();
+    await sleep(20_000); // until most of RAM has been written
+    for (const codec of ['lz4', 'none'] satisfies Codec[]) {
+      const pauses: number[] = [];
+      const lost: number[] = [];
+      const least: number[] = [];
+      const totals: number[] = [];
+      const arms: number[] = [];
+      let last: CheckpointSummary | undefined;
+      for (let i = 0; i < repetitions; i++) {
+        const before = await sampleDuring(memory, sampleMs, 0, () => sleep(baselineMs));
+        const baseline = rate(before.samples);
+        const { result, samples } = await sampleDuring(memory, sampleMs, 300, () =>
+          vm.checkpoint({ name: `c${i}`, codec, wait: true }),
+        );
+        pauses.push(result.pauseUs / 1000);
+        totals.push((result.totalMs ?? 0) / 1000);
+        lost.push(lostWorkMs(samples, baseline));
+        // Over stretches longer than the pause, since the pause is told by itself.
+        least.push(slowest(samples.filter((_, at) => at % 8 === 0), baseline) * 100);
+        const entry = await findCheckpoint(store, `writer@c${i}`);
+        arms.push((entry.manifest?.stats.phasesUs.arm ?? 0) / 1000);
+        await removeCheckpoint(store, entry);
+        last = result;
+      }
+      const name = `512 MiB, ${codec}`;
+      rows.push(
+        row('checkpoint', `${name}: pause, median`, median(pauses), 'ms', { atMost: 20 }),
+        row('checkpoint', `${name}: pause, longest`, percentile(pauses, 1), 'ms'),
+        row('checkpoint', `${name}: of it arming traces`, median(arms), 'ms'),
+        row('checkpoint', `${name}: guest work lost`, median(lost), 'ms'),
+        row('checkpoint', `${name}: slowest 40 ms of the guest`, median(least), '% of its rate', {
+          atLeast: 0.1,
+        }),
+        row('checkpoint', `${name}: until durable`, median(totals), 's', {}, {
+          name: 'plain copy of RAM and fsync',
+          value: await plainCopySeconds(memory, join(store.root, 'copy')),
+        }),
+        row('checkpoint', `${name}: stored`, (last?.storedBytes ?? 0) / mib, 'MiB'),
+      );
+    }
+    memory.close();
+    await vm.close();
+  } finally {
+    await remove();
+  }
+  rows.push(row('checkpoint', 'memory of the VMM beside guest RAM', await ownMib(), 'MiB', { atMost: 96 }));
+  return rows;
+}
+
+async function plainCopySeconds(
+  memory: { bytes: number; read(into: Uint8Array, position: number): Promise<number> },
+  path: string,
+): Promise<number> {
+  const piece = Buffer.alloc(8 * mib);
+  await writeFile(path, '');
+  const file = await open(path, 'r+');
+  const began = performance.now();
+  for (let position = 0; position < memory.bytes; ) {
+    const length = await memory.read(piece, position);
+    await file.write(piece, 0, length, position);
+    position += length;
+  }
+  await file.sync();
+  const seconds = (performance.now() - began) / 1000;
+  await file.close();
+  return seconds;
+}

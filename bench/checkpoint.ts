@@ -6,7 +6,7 @@ import { open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findCheckpoint, removeCheckpoint } from '../src/checkpoint/checkpoints.js';
 import type { Codec } from '../src/native.js';
-import type { CheckpointSummary } from '../src/vmm/types.js';
+import type { CheckpointSummary } from '../src/types.js';
 import { bareConfig, boot, temporaryStore } from '../test/support/guests.js';
 import { lostWorkMs, rate, sampleDuring, slowest } from './progress.js';
 import { median, percentile, row, type Row } from './row.js';

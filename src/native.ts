@@ -63,9 +63,9 @@ export interface NativeMachineConfig {
   disks: NativeDiskConfig[];
 }
 
-/** How a guest ended. */
+/** How a guest ended: by itself (`reason` is its own), or because the VM was stopped. */
 export interface GuestExit {
-  kind: 'shutdown' | 'reboot' | 'failure';
+  kind: 'shutdown' | 'reboot' | 'failure' | 'stopped';
   reason: number;
 }
 

@@ -38,11 +38,12 @@ const sources = {
 const typescriptLayers: Record<string, string[]> = {
   errors: [],
   native: ['errors'],
-  vmm: ['native', 'errors'],
-  checkpoint: ['vmm', 'native', 'errors'],
-  fs: ['checkpoint', 'vmm', 'native', 'errors'],
-  index: ['fs', 'checkpoint', 'vmm', 'native', 'errors'],
-  cli: ['fs', 'checkpoint', 'vmm', 'native', 'errors'],
+  types: ['native'],
+  checkpoint: ['types', 'native', 'errors'],
+  vmm: ['checkpoint', 'types', 'native', 'errors'],
+  fs: ['vmm', 'checkpoint', 'types', 'native', 'errors'],
+  index: ['fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
+  cli: ['fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
 };
 
 /** What each part of native/ may include besides itself. */

@@ -6,7 +6,7 @@ import { copyFile, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { GuestExit } from '../src/native.js';
-import type { VmConfigInput } from '../src/vmm/types.js';
+import type { VmConfigInput } from '../src/types.js';
 import {
   bareConfig,
   boot,

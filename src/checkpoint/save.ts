@@ -7,9 +7,9 @@
  */
 import { basename } from 'node:path';
 import type { NativeMachine, SaveProgress, SaveResult } from '../native.js';
-import type { CheckpointRequest, CheckpointSummary, VmConfig } from '../vmm/types.js';
+import type { CheckpointRequest, CheckpointSummary, VmConfig } from '../types.js';
+import { freeTimeName } from './checkpoints.js';
 import type { Manifest, ManifestDraft } from './manifest.js';
-import { timeName } from './names.js';
 import { Publication } from './publish.js';
 import type { Store } from './store.js';
 
@@ -40,7 +40,7 @@ export async function saveCheckpoint(
 ): Promise<CheckpointSummary> {
   const { store, config, machine } = context;
   const createdAt = new Date();
-  const name = request.name ?? timeName(createdAt);
+  const name = request.name ?? (await freeTimeName(store, config.name, createdAt));
   const publication = await Publication.begin(store, config.name, name);
   const known = { vm: config.name, id: publication.id, name, memoryBytes: config.memoryBytes };
   const cancel = (): void => machine.cancelSave();

@@ -1,6 +1,6 @@
 /** ckptfs checkpoint: takes a live checkpoint of a running VM. */
 import { type Command, Option } from 'commander';
-import type { CheckpointSummary } from '../vmm/types.js';
+import type { CheckpointSummary } from '../types.js';
 import type { Codec } from '../native.js';
 import { withContext } from './context.js';
 import { Progress } from './progress.js';

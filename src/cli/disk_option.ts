@@ -1,6 +1,6 @@
 /** The value of `--disk`: FILE[,id=ID][,mode=persistent|nonpersistent][,readonly]. */
 import { CkptError } from '../errors.js';
-import type { DiskConfig } from '../vmm/types.js';
+import type { DiskConfig } from '../types.js';
 
 const form = 'FILE[,id=ID][,mode=persistent|nonpersistent][,readonly]';
 

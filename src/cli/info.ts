@@ -1,6 +1,6 @@
 /** ckptfs info: all that is known of one VM. */
 import type { Command } from 'commander';
-import type { VmStatus } from '../vmm/types.js';
+import type { VmStatus } from '../types.js';
 import { withContext } from './context.js';
 import { formatFields } from './output.js';
 import { formatSize, formatUs } from './sizes.js';

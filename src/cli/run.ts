@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, systemError } from '../errors.js';
-import type { DiskConfig, VmConfigInput } from '../vmm/types.js';
+import type { DiskConfig, VmConfigInput } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
 import { withContext } from './context.js';
 import { parseDisk } from './disk_option.js';

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import type { FileLock } from '../native.js';
-import type { VmStatus } from '../vmm/types.js';
+import type { VmStatus } from '../types.js';
 import type { Context } from './context.js';
 
 /** A VM process that does not answer for so long is hung or stopped. */

@@ -21,7 +21,7 @@ import { openDisk, openMemoryImage } from '../native.js';
 import { VmClient } from '../vmm/client.js';
 import { completeConfig } from '../vmm/config.js';
 import { redoLogs } from '../vmm/disks.js';
-import type { VmConfigInput } from '../vmm/types.js';
+import type { VmConfigInput } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
 import type { StoredPath } from './stored.js';
 import { bufferSource } from './value.js';

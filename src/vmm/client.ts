@@ -12,7 +12,8 @@ import type {
   ConsoleStream,
   VmControl,
   VmStatus,
-} from './types.js';
+} from '../types.js';
+import { withSocketPath } from './socket_path.js';
 
 /** Rebuilds the error that the VM process answered with. */
 function remoteError(value: unknown): CkptError {
@@ -76,19 +77,23 @@ export class VmClient implements VmControl {
   }
 
   async console(): Promise<ConsoleStream> {
-    const socket = await new Promise<Duplex>((resolve, reject) => {
-      const request = httpRequest({
-        socketPath: this.#socketPath,
-        path: '/console',
-        headers: { connection: 'Upgrade', upgrade: 'ckptfs-console' },
-      });
-      request.on('upgrade', (_response, upgraded, head) => {
-        if (head.length > 0) upgraded.unshift(head);
-        resolve(upgraded);
-      });
-      request.on('error', (error) => reject(this.#unreachable(error)));
-      request.end();
-    });
+    const socket = await withSocketPath(
+      this.#socketPath,
+      (socketPath) =>
+        new Promise<Duplex>((resolve, reject) => {
+          const request = httpRequest({
+            socketPath,
+            path: '/console',
+            headers: { connection: 'Upgrade', upgrade: 'ckptfs-console' },
+          });
+          request.on('upgrade', (_response, upgraded, head) => {
+            if (head.length > 0) upgraded.unshift(head);
+            resolve(upgraded);
+          });
+          request.on('error', (error) => reject(this.#unreachable(error)));
+          request.end();
+        }),
+    );
     return {
       readable: socket as AsyncIterable<Uint8Array>,
       write: (bytes) => void socket.write(bytes),
@@ -111,20 +116,24 @@ export class VmClient implements VmControl {
     body?: string,
     signal?: AbortSignal,
   ): Promise<IncomingMessage> {
-    return new Promise((resolve, reject) => {
-      const request = httpRequest(
-        { socketPath: this.#socketPath, method, path, ...(signal ? { signal } : {}) },
-        resolve,
-      );
-      request.on('error', (error) => {
-        reject(
-          signal?.aborted
-            ? new CkptError('CANCELLED', 'the checkpoint was cancelled')
-            : this.#unreachable(error),
-        );
-      });
-      request.end(body);
-    });
+    return withSocketPath(
+      this.#socketPath,
+      (socketPath) =>
+        new Promise((resolve, reject) => {
+          const request = httpRequest(
+            { socketPath, method, path, ...(signal ? { signal } : {}) },
+            resolve,
+          );
+          request.on('error', (error) => {
+            reject(
+              signal?.aborted
+                ? new CkptError('CANCELLED', 'the checkpoint was cancelled')
+                : this.#unreachable(error),
+            );
+          });
+          request.end(body);
+        }),
+    );
   }
 
   async #call(method: string, path: string): Promise<unknown> {

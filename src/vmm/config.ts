@@ -9,7 +9,7 @@ import { z } from 'zod';
 import { isName } from '../checkpoint/names.js';
 import { CkptError } from '../errors.js';
 import { memoryMap } from './devicetree.js';
-import type { VmConfig, VmConfigInput } from './types.js';
+import type { VmConfig, VmConfigInput } from '../types.js';
 
 const mib = 2 ** 20;
 /** One slot of the bus is the entropy device's. */

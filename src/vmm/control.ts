@@ -9,13 +9,14 @@
  * Errors are {code, message, data} with status 400. A client that goes away cancels its checkpoint.
  */
 import { chmod, rm } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { z } from 'zod';
 import { isName } from '../checkpoint/names.js';
 import { CkptError } from '../errors.js';
 import type { SaveProgress } from '../native.js';
-import type { CheckpointRequest, CheckpointSummary, VmStatus } from './types.js';
+import type { CheckpointRequest, CheckpointSummary, VmStatus } from '../types.js';
+import { withSocketPath } from './socket_path.js';
 
 /** What the server needs of its VM. */
 export interface Controlled {
@@ -139,9 +140,15 @@ async function route(
   }
 }
 
+/** The server; close() ends attached consoles too, after what has been written to them. */
+export interface ControlServer {
+  close(): void;
+}
+
 /** Serves `vm` at `socketPath`, replacing a socket that a killed process left. */
-export async function serveControl(vm: Controlled, socketPath: string): Promise<Server> {
+export async function serveControl(vm: Controlled, socketPath: string): Promise<ControlServer> {
   await rm(socketPath, { force: true });
+  const consoles = new Set<Duplex>();
   const server = createServer((request, response) => {
     route(vm, request, response).catch((error: unknown) => {
       if (response.headersSent) response.destroy();
@@ -149,18 +156,30 @@ export async function serveControl(vm: Controlled, socketPath: string): Promise<
     });
   });
   server.on('upgrade', (request: IncomingMessage, socket: Duplex) => {
-    if (request.url === '/console') attachConsole(vm, socket);
-    else socket.destroy();
+    if (request.url !== '/console') return void socket.destroy();
+    consoles.add(socket);
+    socket.on('close', () => consoles.delete(socket));
+    attachConsole(vm, socket);
   });
   const umask = process.umask(0o177);
   try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(socketPath, resolve);
-    });
+    await withSocketPath(
+      socketPath,
+      (address) =>
+        new Promise<void>((resolve, reject) => {
+          server.once('error', reject);
+          server.listen(address, resolve);
+        }),
+    );
   } finally {
     process.umask(umask);
   }
   await chmod(socketPath, 0o600);
-  return server;
+  return {
+    close: () => {
+      server.close();
+      server.closeIdleConnections();
+      for (const socket of consoles) socket.end();
+    },
+  };
 }

@@ -13,7 +13,7 @@ import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
 import { attempt, linkOrCopy, namesIn, pathExists } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
 import { createRedoLog, type NativeDiskConfig, type RedoLayer } from '../native.js';
-import type { DiskConfig, VmConfig } from './types.js';
+import type { DiskConfig, VmConfig } from '../types.js';
 
 const redoName = /^(\d{8})\.redo$/;
 

@@ -7,7 +7,6 @@
  */
 import { EventEmitter } from 'node:events';
 import { createWriteStream, type WriteStream } from 'node:fs';
-import type { Server } from 'node:http';
 import createDebug from 'debug';
 import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
 import { replaceFile } from '../checkpoint/files.js';
@@ -24,11 +23,10 @@ import {
   type NativeDiskConfig,
   NativeMachine,
   type RestoreProgress,
-  type SaveProgress,
 } from '../native.js';
 import { type BootPlan, planBoot } from './boot.js';
 import { checkDisks, completeConfig } from './config.js';
-import { serveControl } from './control.js';
+import { type ControlServer, serveControl } from './control.js';
 import { describeMachine, flatten } from './devicetree.js';
 import { bootDisks, nextRedo, restoreDisks } from './disks.js';
 import type {
@@ -38,7 +36,7 @@ import type {
   VmConfigInput,
   VmProcess,
   VmStatus,
-} from './types.js';
+} from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
 
@@ -62,12 +60,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   readonly #machine: NativeMachine;
   readonly #consoleLog: WriteStream;
   readonly #startedAt = new Date();
-  #server: Server | undefined;
+  #server: ControlServer | undefined;
   #exit: GuestExit | undefined;
   #paused = false;
   #save: { id: string; name: string; done: Promise<unknown> } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
+  #statusWritten: Promise<void> = Promise.resolve();
   /** Where this process serves its mount, for status; set by whoever mounts. */
   mountpoint: string | undefined;
 
@@ -211,10 +210,12 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     void this.#writeStatus();
   }
 
-  /** Ends the VM as if its plug were pulled; emits `exit` with kind `stopped` reasons left to the guest. */
+  /** Ends the VM as if its plug were pulled; emits `exit` of kind `stopped` unless the guest had ended. */
   async stop(): Promise<void> {
     await this.close();
-    this.emit('exit', this.#exit ?? { kind: 'shutdown', reason: 0 });
+    if (this.#exit) return;
+    this.#exit = { kind: 'stopped', reason: 0 };
+    this.emit('exit', this.#exit);
   }
 
   /** Takes a live checkpoint and publishes it. BUSY while another one is being saved. */
@@ -330,9 +331,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await this.#writeStatus('ended');
     await this.#machine.close();
     await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
-    // Connections of clients that still listen to the console end with the server.
     this.#server?.close();
-    this.#server?.closeIdleConnections();
     this.#claim.lock.unlock();
   }
 
@@ -353,21 +352,28 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     }
   }
 
-  /** status.json for readers without the socket; it is a report, so a failure to write it is only logged. */
-  async #writeStatus(state?: VmStatus['state']): Promise<void> {
+  /**
+   * status.json for readers without the socket, one write after the other. It is a report, so a failure to
+   * write it is only logged.
+   */
+  #writeStatus(state?: VmStatus['state']): Promise<void> {
     const status = { ...this.status(), ...(state ? { state } : {}) };
-    await replaceFile(
-      this.#store.statusFile(this.name),
-      `${JSON.stringify(status, null, 2)}\n`,
-    ).catch((error: unknown) => debug('status.json: %o', error));
+    const text = `${JSON.stringify(status, null, 2)}\n`;
+    this.#statusWritten = this.#statusWritten
+      .then(() => replaceFile(this.#store.statusFile(this.name), text))
+      .catch((error: unknown) => debug('status.json: %o', error));
+    return this.#statusWritten;
   }
 }
 
 async function claimNew(store: Store, name: string): Promise<Claim> {
   await store.createVm(name);
-  const lock = lockFile(store.lockFile(name));
-  if (!lock) throw busy(name);
-  return { lock, isNew: true };
+  try {
+    return { ...claimExisting(store, name), isNew: true };
+  } catch (error) {
+    await store.abandonVm(name);
+    throw error;
+  }
 }
 
 function claimExisting(store: Store, name: string): Claim {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Store } from '../../src/checkpoint/store.js';
 import type { GuestExit } from '../../src/native.js';
-import type { VmConfigInput } from '../../src/vmm/types.js';
+import type { VmConfigInput } from '../../src/types.js';
 import { Vm } from '../../src/vmm/vm.js';
 
 const mib = 2 ** 20;

@@ -34,7 +34,9 @@ BlockCache::BlockCache(const Ram& ram, const void* const* handlers)
   arena_ = static_cast<std::byte*>(arena);
 }
 
-BlockCache::~BlockCache() { munmap(arena_, kArenaBytes); }
+BlockCache::~BlockCache() {
+  munmap(arena_, kArenaBytes);
+}
 
 void BlockCache::clear() noexcept {
   used_ = 0;
@@ -115,7 +117,7 @@ Block* BlockCache::build(uint64_t offset) noexcept {
   auto* block = reinterpret_cast<Block*>(arena_ + used_);
   used_ += room;
   Block*& head = buckets_[bucketOf(offset)];
-  *block = {offset, epoch, head, nullptr, nullptr, uint16_t(count), uint16_t(at - offset),
+  *block = {offset,           epoch, head, nullptr, nullptr, uint16_t(count), uint16_t(at - offset),
             uint16_t(opCount)};
   head = block;
   finish(block, instructions, raw);
@@ -131,7 +133,8 @@ Block* BlockCache::straddling(uint64_t low, uint64_t high) noexcept {
   return block;
 }
 
-void BlockCache::finish(Block* block, const Instruction* instructions, const uint32_t* raw) noexcept {
+void BlockCache::finish(Block* block, const Instruction* instructions,
+                        const uint32_t* raw) noexcept {
   DecodedOp* op = block->ops();
   uint8_t* bytes = block->raw();
   unsigned offset = 0;

@@ -31,14 +31,14 @@ static_assert(sizeof(DecodedOp) == 16);
 
 /** Header of a block; its operations and then its raw instruction bytes follow in the arena. */
 struct alignas(16) Block {
-  uint64_t offset;    // of the first byte in RAM
-  uint64_t epoch;     // in which the bytes were last seen unchanged; 0: dead
+  uint64_t offset;  // of the first byte in RAM
+  uint64_t epoch;   // in which the bytes were last seen unchanged; 0: dead
   Block* hashNext;
-  Block* taken;       // successors in the same page, or nullptr
+  Block* taken;  // successors in the same page, or nullptr
   Block* following;
-  uint16_t count;     // instructions
-  uint16_t bytes;     // of instructions
-  uint16_t opCount;   // count, and one for Op::Next where no instruction ends the block
+  uint16_t count;    // instructions
+  uint16_t bytes;    // of instructions
+  uint16_t opCount;  // count, and one for Op::Next where no instruction ends the block
   DecodedOp* ops() noexcept { return reinterpret_cast<DecodedOp*>(this + 1); }
   uint8_t* raw() noexcept { return reinterpret_cast<uint8_t*>(ops() + opCount); }
   uint32_t rawAt(unsigned byte) noexcept;
@@ -46,8 +46,8 @@ struct alignas(16) Block {
 
 class BlockCache {
  public:
-  static constexpr unsigned kMaxCount = 64;              // bounds the latency of an interrupt
-  static constexpr uint64_t kArenaBytes = 10 << 20;      // with the buckets and TLBs: under 12 MiB
+  static constexpr unsigned kMaxCount = 64;          // bounds the latency of an interrupt
+  static constexpr uint64_t kArenaBytes = 10 << 20;  // with the buckets and TLBs: under 12 MiB
   static constexpr unsigned kBuckets = 1 << 15;
 
   /** `handlers` maps Op to the interpreter's handler address. */
@@ -63,7 +63,8 @@ class BlockCache {
     if (block != nullptr && block->offset == offset && block->epoch == epoch) return block;
     return search(offset);
   }
-  /** A block of the one instruction whose halves lie at these RAM offsets; good until the next call. */
+  /** A block of the one instruction whose halves lie at these RAM offsets; good until the next
+   * call. */
   Block* straddling(uint64_t low, uint64_t high) noexcept;
 
   /** fence.i of this hart. */

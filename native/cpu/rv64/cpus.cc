@@ -9,7 +9,8 @@ namespace ckptfs {
 namespace rv64 {
 
 Cpus::Cpus(const Ram& ram, unsigned count, VcpuHost& host) {
-  for (unsigned i = 0; i < count; ++i) harts_.push_back(std::make_unique<Hart>(i, *this, ram, host));
+  for (unsigned i = 0; i < count; ++i)
+    harts_.push_back(std::make_unique<Hart>(i, *this, ram, host));
 }
 
 void Cpus::reset(uint64_t entry, uint64_t deviceTree) noexcept {
@@ -24,7 +25,9 @@ void Cpus::setExternalInterrupt(unsigned vcpu, bool level) noexcept {
     harts_[vcpu]->clearPending(irq::kExternal);
 }
 
-void Cpus::timerExpired(unsigned vcpu) noexcept { harts_[vcpu]->timerExpired(); }
+void Cpus::timerExpired(unsigned vcpu) noexcept {
+  harts_[vcpu]->timerExpired();
+}
 
 void Cpus::rearmTimers() noexcept {
   for (auto& hart : harts_) hart->rearmTimer();
@@ -43,7 +46,8 @@ void Cpus::thaw(const Json& json) {
 
 }  // namespace rv64
 
-std::unique_ptr<VcpuSet> makeRv64(GuestMemory& memory, uint64_t ramBase, unsigned count, VcpuHost& host) {
+std::unique_ptr<VcpuSet> makeRv64(GuestMemory& memory, uint64_t ramBase, unsigned count,
+                                  VcpuHost& host) {
   if (count == 0 || count > kMaxHarts)
     throw Error(Code::usage, "a machine has 1 to " + std::to_string(kMaxHarts) + " vCPUs");
   const rv64::Ram ram{memory.guestView(), ramBase, memory.bytes()};

@@ -12,6 +12,7 @@ constexpr unsigned kMaxHarts = 64;  // one SBI hart mask
 
 /** `count` harts (1..kMaxHarts) over RAM at guest-physical `ramBase`. Memory and host must outlive
  *  the result. Throws Error(usage) for a count out of range, Error(io) when memory is short. */
-std::unique_ptr<VcpuSet> makeRv64(GuestMemory& memory, uint64_t ramBase, unsigned count, VcpuHost& host);
+std::unique_ptr<VcpuSet> makeRv64(GuestMemory& memory, uint64_t ramBase, unsigned count,
+                                  VcpuHost& host);
 
 }  // namespace ckptfs

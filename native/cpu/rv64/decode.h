@@ -21,7 +21,9 @@ struct Instruction {
 
 constexpr unsigned kMaxInstructionBytes = 4;
 /** Length in bytes, from the first 16 bits. */
-constexpr unsigned lengthOf(uint16_t bits) noexcept { return (bits & 3) == 3 ? 4 : 2; }
+constexpr unsigned lengthOf(uint16_t bits) noexcept {
+  return (bits & 3) == 3 ? 4 : 2;
+}
 
 /** Decodes a 32-bit instruction, or a 16-bit one with zeros above it. */
 Instruction decode(uint32_t bits) noexcept;

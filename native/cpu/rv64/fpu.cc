@@ -89,7 +89,8 @@ T nearestMax(Quad wide, uint32_t& flags) noexcept {
   uint32_t ignored = 0;
   const bool negative = wide < 0;
   const Quad magnitude = negative ? -wide : wide;
-  const T low = rounded(kTowardsZero, ignored, [](Quad q) { return T(q); }, magnitude);
+  const T low = rounded(
+      kTowardsZero, ignored, [](Quad q) { return T(q); }, magnitude);
   const T high = fromBits<T>(bitsOf(low) + 1);  // infinity above the largest
   const Quad step = low == Limits::max() ? Quad(low) - Quad(fromBits<T>(bitsOf(low) - 1))
                                          : Quad(high) - Quad(low);
@@ -105,7 +106,8 @@ T nearestMax(Quad wide, uint32_t& flags) noexcept {
 /** compute in any of the five modes. `computeWide` is the same on Quads; if the host's result is
  *  exact or not finite for other reasons than overflow, it is right in every mode. */
 template <class T, class Compute, class Wide, class... Operands>
-T anyMode(unsigned mode, uint32_t& flags, Compute compute, Wide computeWide, Operands... operands) noexcept {
+T anyMode(unsigned mode, uint32_t& flags, Compute compute, Wide computeWide,
+          Operands... operands) noexcept {
   if (mode != kNearestMax) return canonical<T>(rounded(mode, flags, compute, operands...));
   uint32_t raised = 0;
   const T even = canonical<T>(rounded(kNearestEven, raised, compute, operands...));
@@ -230,11 +232,20 @@ I toInteger(T a, unsigned mode, uint32_t& flags) noexcept {
   const double size = std::fabs(rest);
   bool away = false;  // one further from zero
   switch (mode) {
-    case kNearestEven: away = size > 0.5 || (size == 0.5 && (whole & 1) != 0); break;
-    case kDown: away = rest < 0; break;
-    case kUp: away = rest > 0; break;
-    case kNearestMax: away = size >= 0.5; break;
-    default: break;
+    case kNearestEven:
+      away = size > 0.5 || (size == 0.5 && (whole & 1) != 0);
+      break;
+    case kDown:
+      away = rest < 0;
+      break;
+    case kUp:
+      away = rest > 0;
+      break;
+    case kNearestMax:
+      away = size >= 0.5;
+      break;
+    default:
+      break;
   }
   if (away) whole += rest < 0 ? -1 : 1;
   const bool above = isNan(a) || (huge && value > 0) || whole > __int128(Limits::max());
@@ -266,23 +277,23 @@ double widen(float a, uint32_t& flags) noexcept {
   return canonical(double(a));
 }
 
-#define INSTANTIATE(T)                                          \
-  template T add(T, T, unsigned, uint32_t&) noexcept;           \
-  template T multiply(T, T, unsigned, uint32_t&) noexcept;      \
-  template T divide(T, T, unsigned, uint32_t&) noexcept;        \
-  template T squareRoot(T, unsigned, uint32_t&) noexcept;       \
+#define INSTANTIATE(T)                                           \
+  template T add(T, T, unsigned, uint32_t&) noexcept;            \
+  template T multiply(T, T, unsigned, uint32_t&) noexcept;       \
+  template T divide(T, T, unsigned, uint32_t&) noexcept;         \
+  template T squareRoot(T, unsigned, uint32_t&) noexcept;        \
   template T multiplyAdd(T, T, T, unsigned, uint32_t&) noexcept; \
-  template T minimum(T, T, uint32_t&) noexcept;                 \
-  template T maximum(T, T, uint32_t&) noexcept;                 \
-  template bool equal(T, T, uint32_t&) noexcept;                \
-  template bool less(T, T, uint32_t&) noexcept;                 \
-  template bool lessOrEqual(T, T, uint32_t&) noexcept;          \
-  template uint64_t classify(T) noexcept;                       \
-  CONVERSIONS(T, int32_t)                                       \
-  CONVERSIONS(T, uint32_t)                                      \
-  CONVERSIONS(T, int64_t)                                       \
+  template T minimum(T, T, uint32_t&) noexcept;                  \
+  template T maximum(T, T, uint32_t&) noexcept;                  \
+  template bool equal(T, T, uint32_t&) noexcept;                 \
+  template bool less(T, T, uint32_t&) noexcept;                  \
+  template bool lessOrEqual(T, T, uint32_t&) noexcept;           \
+  template uint64_t classify(T) noexcept;                        \
+  CONVERSIONS(T, int32_t)                                        \
+  CONVERSIONS(T, uint32_t)                                       \
+  CONVERSIONS(T, int64_t)                                        \
   CONVERSIONS(T, uint64_t)
-#define CONVERSIONS(T, I)                                 \
+#define CONVERSIONS(T, I)                                   \
   template I toInteger<I>(T, unsigned, uint32_t&) noexcept; \
   template T fromInteger<T>(I, unsigned, uint32_t&) noexcept;
 INSTANTIATE(float)

@@ -30,8 +30,12 @@ template <>
 inline double unbox<double>(uint64_t bits) noexcept {
   return std::bit_cast<double>(bits);
 }
-inline uint64_t box(float value) noexcept { return kBox | std::bit_cast<uint32_t>(value); }
-inline uint64_t box(double value) noexcept { return std::bit_cast<uint64_t>(value); }
+inline uint64_t box(float value) noexcept {
+  return kBox | std::bit_cast<uint32_t>(value);
+}
+inline uint64_t box(double value) noexcept {
+  return std::bit_cast<uint64_t>(value);
+}
 
 template <class T>
 T add(T a, T b, unsigned mode, uint32_t& flags) noexcept;
@@ -59,7 +63,8 @@ bool lessOrEqual(T a, T b, uint32_t& flags) noexcept;
 template <class T>
 uint64_t classify(T a) noexcept;
 
-/** Out of range saturates and is invalid; NaN gives the largest. I: int32_t, uint32_t, int64_t, uint64_t. */
+/** Out of range saturates and is invalid; NaN gives the largest. I: int32_t, uint32_t, int64_t,
+ * uint64_t. */
 template <class I, class T>
 I toInteger(T a, unsigned mode, uint32_t& flags) noexcept;
 template <class T, class I>

@@ -26,7 +26,9 @@ void Hart::notify(uint32_t bits) noexcept {
   attention_.notify_all();
 }
 
-uint64_t Hart::pending() const noexcept { return __atomic_load_n(&state_.pending, __ATOMIC_SEQ_CST); }
+uint64_t Hart::pending() const noexcept {
+  return __atomic_load_n(&state_.pending, __ATOMIC_SEQ_CST);
+}
 
 void Hart::setPending(uint64_t bits) noexcept {
   __atomic_fetch_or(&state_.pending, bits, __ATOMIC_SEQ_CST);
@@ -47,7 +49,8 @@ void Hart::setTimer(uint64_t ticks) noexcept {
 }
 
 void Hart::timerExpired() noexcept {
-  constexpr uint64_t kSlackTicks = 100;  // of the host's rounding: a timer may come early, never not
+  constexpr uint64_t kSlackTicks =
+      100;  // of the host's rounding: a timer may come early, never not
   const uint64_t latest = host_.now() + kSlackTicks;
   {
     std::lock_guard lock(mutex_);
@@ -67,7 +70,9 @@ void Hart::load(const HartState& state) noexcept {
   cache_.clear();
 }
 
-Hsm Hart::hsm() const noexcept { return __atomic_load_n(&state_.hsm, __ATOMIC_SEQ_CST); }
+Hsm Hart::hsm() const noexcept {
+  return __atomic_load_n(&state_.hsm, __ATOMIC_SEQ_CST);
+}
 
 void Hart::stop() noexcept {
   notify(kInterrupt);  // so that the interpreter attends, which sleeps

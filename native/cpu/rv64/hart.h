@@ -1,9 +1,9 @@
 // One hart: its state, caches and thread protocol. The instructions themselves are in ops/.
 //
-// run() and everything under "on the hart's thread" belong to the thread inside run(); other threads
-// only set bits of `attention_` and `state_.pending`, and post fences and starts under `mutex_`.
-// The interpreter looks at attention_ whenever it enters a block. `mutex_` is never held while guest
-// memory is touched, so that a thread may wait in, or leave by, a memory fault.
+// run() and everything under "on the hart's thread" belong to the thread inside run(); other
+// threads only set bits of `attention_` and `state_.pending`, and post fences and starts under
+// `mutex_`. The interpreter looks at attention_ whenever it enters a block. `mutex_` is never held
+// while guest memory is touched, so that a thread may wait in, or leave by, a memory fault.
 #pragma once
 
 #include <atomic>

@@ -97,7 +97,8 @@ void to_json(Json& json, const HartStates& states) {
 
 HartStates hartStatesFromJson(const Json& json, unsigned count) {
   const Json& isa = member(json, "isa");
-  if (!isa.is_string() || isa.get_ref<const std::string&>() != kIsa) damaged("another instruction set");
+  if (!isa.is_string() || isa.get_ref<const std::string&>() != kIsa)
+    damaged("another instruction set");
   const Json& harts = member(json, "harts");
   if (!harts.is_array() || harts.size() != count)
     damaged("not the " + std::to_string(count) + " harts of this machine");

@@ -1,7 +1,7 @@
 // All state of one hart that the guest can observe: what reset, freeze and thaw touch.
 //
-// Owned by the hart's thread while it runs. `pending`, `hsm` and `timerDeadline` are also written by
-// other threads: always through std::atomic_ref, the last two under the hart's mutex too.
+// Owned by the hart's thread while it runs. `pending`, `hsm` and `timerDeadline` are also written
+// by other threads: always through std::atomic_ref, the last two under the hart's mutex too.
 #pragma once
 
 #include <array>
@@ -39,9 +39,9 @@ struct HartState {
   uint32_t frm = 0;
   uint32_t fflags = 0;
 
-  uint64_t pending = 0;                // sip
-  uint64_t timerDeadline = kNoTimer;   // guest ticks; kNoTimer once it has fired
-  uint64_t retired = 0;                // instructions since the start
+  uint64_t pending = 0;               // sip
+  uint64_t timerDeadline = kNoTimer;  // guest ticks; kNoTimer once it has fired
+  uint64_t retired = 0;               // instructions since the start
 
   // LR/SC reservation: byte offset in RAM and the value seen there. Not part of a checkpoint.
   uint64_t reservation = kNoReservation;

@@ -23,8 +23,8 @@ namespace status {
 constexpr uint64_t kSie = 1 << 1, kSpie = 1 << 5, kSpp = 1 << 8, kFs = 3 << 13, kSum = 1 << 18,
                    kMxr = 1 << 19;
 constexpr uint64_t kStored = kSie | kSpie | kSpp | kFs | kSum | kMxr;  // what HartState keeps
-constexpr uint64_t kUxl64 = uint64_t{2} << 32;                        // reads as: U-mode is 64-bit
-constexpr uint64_t kSd = uint64_t{1} << 63;                           // reads as: FS is dirty
+constexpr uint64_t kUxl64 = uint64_t{2} << 32;                         // reads as: U-mode is 64-bit
+constexpr uint64_t kSd = uint64_t{1} << 63;                            // reads as: FS is dirty
 }  // namespace status
 
 namespace irq {  // bits of sie and sip

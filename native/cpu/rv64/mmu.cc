@@ -18,23 +18,36 @@ constexpr uint64_t kAccessCause[] = {cause::kFetchAccess, cause::kLoadAccess, ca
 constexpr uint64_t kMisalignedCause[] = {0, cause::kLoadMisaligned, cause::kStoreMisaligned};
 
 /** Which bit of the 2 MiB filter stands for an address. */
-size_t megapageBit(uint64_t address) { return (address >> 21 ^ address >> 31) & 1023; }
+size_t megapageBit(uint64_t address) {
+  return (address >> 21 ^ address >> 31) & 1023;
+}
 
 uint64_t loadHost(const std::byte* at, unsigned size) {
   switch (size) {
-    case 1: return __atomic_load_n(reinterpret_cast<const uint8_t*>(at), __ATOMIC_RELAXED);
-    case 2: return __atomic_load_n(reinterpret_cast<const uint16_t*>(at), __ATOMIC_RELAXED);
-    case 4: return __atomic_load_n(reinterpret_cast<const uint32_t*>(at), __ATOMIC_RELAXED);
-    default: return __atomic_load_n(reinterpret_cast<const uint64_t*>(at), __ATOMIC_RELAXED);
+    case 1:
+      return __atomic_load_n(reinterpret_cast<const uint8_t*>(at), __ATOMIC_RELAXED);
+    case 2:
+      return __atomic_load_n(reinterpret_cast<const uint16_t*>(at), __ATOMIC_RELAXED);
+    case 4:
+      return __atomic_load_n(reinterpret_cast<const uint32_t*>(at), __ATOMIC_RELAXED);
+    default:
+      return __atomic_load_n(reinterpret_cast<const uint64_t*>(at), __ATOMIC_RELAXED);
   }
 }
 
 void storeHost(std::byte* at, unsigned size, uint64_t value) {
   switch (size) {
-    case 1: __atomic_store_n(reinterpret_cast<uint8_t*>(at), uint8_t(value), __ATOMIC_RELAXED); break;
-    case 2: __atomic_store_n(reinterpret_cast<uint16_t*>(at), uint16_t(value), __ATOMIC_RELAXED); break;
-    case 4: __atomic_store_n(reinterpret_cast<uint32_t*>(at), uint32_t(value), __ATOMIC_RELAXED); break;
-    default: __atomic_store_n(reinterpret_cast<uint64_t*>(at), value, __ATOMIC_RELAXED);
+    case 1:
+      __atomic_store_n(reinterpret_cast<uint8_t*>(at), uint8_t(value), __ATOMIC_RELAXED);
+      break;
+    case 2:
+      __atomic_store_n(reinterpret_cast<uint16_t*>(at), uint16_t(value), __ATOMIC_RELAXED);
+      break;
+    case 4:
+      __atomic_store_n(reinterpret_cast<uint32_t*>(at), uint32_t(value), __ATOMIC_RELAXED);
+      break;
+    default:
+      __atomic_store_n(reinterpret_cast<uint64_t*>(at), value, __ATOMIC_RELAXED);
   }
 }
 
@@ -89,7 +102,8 @@ bool Mmu::walk(uint64_t address, Access access, Page& page) noexcept {
       if (malformed) return raise(pageFault, address);
       const uint64_t target = bits >> pte::kPpnShift << 12;  // kReserved is clear
       if ((bits & (pte::kRead | pte::kExecute)) == 0) {
-        if ((bits & (pte::kUser | pte::kAccessed | pte::kDirty)) != 0) return raise(pageFault, address);
+        if ((bits & (pte::kUser | pte::kAccessed | pte::kDirty)) != 0)
+          return raise(pageFault, address);
         table = target;
         break;  // next level
       }
@@ -100,12 +114,18 @@ bool Mmu::walk(uint64_t address, Access access, Page& page) noexcept {
       } else {
         allowed = !user || (access != Access::fetch && (state_.sstatus & status::kSum) != 0);
       }
-      const bool readable = (bits & pte::kRead) != 0 || ((state_.sstatus & status::kMxr) != 0 &&
-                                                         (bits & pte::kExecute) != 0);
+      const bool readable = (bits & pte::kRead) != 0 ||
+                            ((state_.sstatus & status::kMxr) != 0 && (bits & pte::kExecute) != 0);
       switch (access) {
-        case Access::fetch: allowed &= (bits & pte::kExecute) != 0; break;
-        case Access::load: allowed &= readable; break;
-        case Access::store: allowed &= (bits & pte::kWrite) != 0; break;
+        case Access::fetch:
+          allowed &= (bits & pte::kExecute) != 0;
+          break;
+        case Access::load:
+          allowed &= readable;
+          break;
+        case Access::store:
+          allowed &= (bits & pte::kWrite) != 0;
+          break;
       }
       const uint64_t leafMask = (uint64_t{1} << shift) - 1;
       if (!allowed || (target & leafMask) != 0) return raise(pageFault, address);
@@ -128,7 +148,8 @@ std::byte* Mmu::hostAddress(uint64_t address, Access access, uint64_t& physical)
   const unsigned index = dataIndex(address);
   DataEntry& entry = access == Access::store ? write[index] : read[index];
   const uint64_t pageTag = address & ~kPageMask;
-  const bool sum = state_.privilege == Privilege::supervisor && (state_.sstatus & status::kSum) != 0;
+  const bool sum =
+      state_.privilege == Privilege::supervisor && (state_.sstatus & status::kSum) != 0;
   if (entry.tag == pageTag + context || (sum && entry.tag == pageTag + kUserTag))
     return reinterpret_cast<std::byte*>(address + entry.addend);
 

@@ -81,9 +81,7 @@ class Mmu {
   void flush() noexcept;
   void flushAddress(uint64_t address) noexcept;
   /** Call after every change of the privilege mode. */
-  void setContext() noexcept {
-    context = state_.privilege == Privilege::user ? kUserTag : 0;
-  }
+  void setContext() noexcept { context = state_.privilege == Privilege::user ? kUserTag : 0; }
 
   Fault fault;
   uint64_t context = 0;
@@ -106,9 +104,9 @@ class Mmu {
   const Ram ram_;
   HartState& state_;
   VcpuHost& host_;
-  bool used_ = true;  // an entry may have been filled since the last flush
-  std::bitset<512> gigapages_;    // VPN[2] of every 1 GiB leaf with an entry
-  std::bitset<1024> megapages_;   // hash of VPN[2..1] of every 2 MiB leaf with an entry
+  bool used_ = true;             // an entry may have been filled since the last flush
+  std::bitset<512> gigapages_;   // VPN[2] of every 1 GiB leaf with an entry
+  std::bitset<1024> megapages_;  // hash of VPN[2..1] of every 2 MiB leaf with an entry
 };
 
 }  // namespace ckptfs::rv64

@@ -59,6 +59,8 @@ enum class Op : uint16_t {
       count
 };
 
-constexpr bool endsBlock(Op op) noexcept { return op >= Op::Beq; }
+constexpr bool endsBlock(Op op) noexcept {
+  return op >= Op::Beq;
+}
 
 }  // namespace ckptfs::rv64

@@ -1,6 +1,7 @@
 #include "cpu/rv64/sbi.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -71,21 +72,29 @@ bool available(uint64_t extension) {
     case kRfence:
     case kHsm:
     case kSrst:
-    case kDbcn: return true;
-    default: return false;
+    case kDbcn:
+      return true;
+    default:
+      return false;
   }
 }
 
 Result base(const Call& call, uint64_t function) {
   switch (function) {
-    case 0: return {kOk, kSpecVersion};
-    case 1: return {kOk, kImplementationId};
-    case 2: return {kOk, 1};                                  // implementation version
-    case 3: return {kOk, available(call.argument(0)) ? 1u : 0u};
-    case 4:                                                   // mvendorid
-    case 5:                                                   // marchid
-    case 6: return {kOk, 0};                                  // mimpid
-    default: return {kNotSupported};
+    case 0:
+      return {kOk, kSpecVersion};
+    case 1:
+      return {kOk, kImplementationId};
+    case 2:
+      return {kOk, 1};  // implementation version
+    case 3:
+      return {kOk, available(call.argument(0)) ? 1u : 0u};
+    case 4:  // mvendorid
+    case 5:  // marchid
+    case 6:
+      return {kOk, 0};  // mimpid
+    default:
+      return {kNotSupported};
   }
 }
 
@@ -106,16 +115,21 @@ Result ipi(const Call& call, uint64_t function) {
 
 /** Complete when it returns: every named hart has fenced, or will before its next instruction. */
 Result rfence(const Call& call, uint64_t function) {
+  constexpr unsigned kYields = 1000;
+  constexpr unsigned kSleepUs = 50;
   RemoteFence fence;
   switch (function) {
-    case 0: fence.instructions = true; break;
-    case 1:                              // sfence.vma
-    case 2: {                            // sfence.vma of one address space: there is only one
+    case 0:
+      fence.instructions = true;
+      break;
+    case 1:    // sfence.vma
+    case 2: {  // sfence.vma of one address space: there is only one
       const uint64_t first = call.argument(2), bytes = call.argument(3);
       if (first != 0 || bytes != 0) fence.first = first, fence.bytes = bytes;
       break;
     }
-    default: return {kNotSupported};
+    default:
+      return {kNotSupported};
   }
   const HartMask harts = hartMask(call, call.argument(0), call.argument(1));
   if (!harts.valid) return {kInvalidParam};
@@ -125,10 +139,13 @@ Result rfence(const Call& call, uint64_t function) {
     if (harts.has(i)) tickets[i] = call.cpus.hart(i).postFence(fence);
   for (unsigned i = 0; i < call.cpus.count(); ++i) {
     if (!harts.has(i)) continue;
-    while (!call.cpus.hart(i).fenceDone(tickets[i])) {
+    for (unsigned waits = 0; !call.cpus.hart(i).fenceDone(tickets[i]); ++waits) {
       call.hart.serveFences();  // the other may be waiting for this hart; and this may be `i`
       if (call.hart.exitRequested()) return {.again = true};
-      sched_yield();
+      if (waits < kYields)
+        sched_yield();
+      else  // it waits for its memory, or for a processor
+        usleep(kSleepUs);
     }
   }
   return {};
@@ -167,7 +184,8 @@ Result hsm(const Call& call, uint64_t function) {
       self.mmu().flush();
       return {.again = true};
     }
-    default: return {kNotSupported};
+    default:
+      return {kNotSupported};
   }
 }
 
@@ -206,21 +224,30 @@ Result dbcn(const Call& call, uint64_t function) {
       hart.host().debugWrite(&byte, 1);
       return {};
     }
-    default: return {kNotSupported};
+    default:
+      return {kNotSupported};
   }
 }
 
 Result dispatch(const Call& call) {
   const uint64_t function = call.argument(6);
   switch (call.argument(7)) {
-    case kBase: return base(call, function);
-    case kTime: return time(call, function);
-    case kIpi: return ipi(call, function);
-    case kRfence: return rfence(call, function);
-    case kHsm: return hsm(call, function);
-    case kSrst: return srst(call, function);
-    case kDbcn: return dbcn(call, function);
-    default: return {kNotSupported};
+    case kBase:
+      return base(call, function);
+    case kTime:
+      return time(call, function);
+    case kIpi:
+      return ipi(call, function);
+    case kRfence:
+      return rfence(call, function);
+    case kHsm:
+      return hsm(call, function);
+    case kSrst:
+      return srst(call, function);
+    case kDbcn:
+      return dbcn(call, function);
+    default:
+      return {kNotSupported};
   }
 }
 

@@ -1,7 +1,7 @@
 // The supervisor binary interface: what M-mode firmware would do for the guest's kernel.
 //
-// Source: RISC-V SBI specification v2.0. Extensions BASE, TIME, IPI, RFENCE, HSM, SRST and DBCN, and
-// the legacy console putchar.
+// Source: RISC-V SBI specification v2.0. Extensions BASE, TIME, IPI, RFENCE, HSM, SRST and DBCN,
+// and the legacy console putchar.
 #pragma once
 
 namespace ckptfs::rv64 {

@@ -10,13 +10,18 @@ namespace ckptfs::rv64::test {
 namespace {
 
 struct Fixture {
-  Fixture() : ram(kBytes / 8), handlers(size_t(Op::count)), cache({bytes(), 0x80000000, kBytes}, handlers.data()) {
+  Fixture()
+      : ram(kBytes / 8),
+        handlers(size_t(Op::count)),
+        cache({bytes(), 0x80000000, kBytes}, handlers.data()) {
     for (size_t i = 0; i < handlers.size(); ++i) handlers[i] = &handlers[i];
   }
   static constexpr uint64_t kBytes = 8 << 20;
   std::byte* bytes() { return reinterpret_cast<std::byte*>(ram.data()); }
   void word(uint64_t offset, uint32_t value) { std::memcpy(bytes() + offset, &value, 4); }
-  Op opOf(const DecodedOp& op) { return Op(static_cast<const void* const*>(op.handler) - handlers.data()); }
+  Op opOf(const DecodedOp& op) {
+    return Op(static_cast<const void* const*>(op.handler) - handlers.data());
+  }
 
   std::vector<uint64_t> ram;
   std::vector<const void*> handlers;

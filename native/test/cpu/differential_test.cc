@@ -30,8 +30,7 @@ uint64_t resultHash(TestMachine& machine, const RandomProgram& program) {
                              0xfffe0297,  // auipc t0, -0x20
                              0xff8280e7,  // jalr ra, -8(t0)
                              0x535258b7,  // li a7, SRST; li a6, 0; li a0, 0; li a1, 0
-                             0x35488893,
-                             0x00000813, 0x00000513, 0x00000593,
+                             0x35488893, 0x00000813, 0x00000513, 0x00000593,
                              0x00000073,  // ecall
                          });
   machine.run(kStub);
@@ -63,7 +62,8 @@ TEST_CASE("write the programs for the oracle" * doctest::skip()) {
   TestMachine machine;
   const auto save = [&](const std::string& name, const RandomProgram& program) {
     std::ofstream image(std::string(directory) + "/" + name + ".image", std::ios::binary);
-    image.write(reinterpret_cast<const char*>(program.image.data()), std::streamsize(program.image.size()));
+    image.write(reinterpret_cast<const char*>(program.image.data()),
+                std::streamsize(program.image.size()));
     resultHash(machine, program);
     std::ofstream results(std::string(directory) + "/" + name + ".ours", std::ios::binary);
     results.write(reinterpret_cast<const char*>(machine.at(RandomProgram::kResults)),

@@ -149,7 +149,8 @@ TEST_CASE("thaw refuses every state that no hart can have, and keeps the one it 
 TEST_CASE("only a possible number of harts") {
   TestMachine machine;
   CHECK_THROWS_AS(makeRv64(machine.memory, TestMachine::kRamBase, 0, machine.host), Error);
-  CHECK_THROWS_AS(makeRv64(machine.memory, TestMachine::kRamBase, kMaxHarts + 1, machine.host), Error);
+  CHECK_THROWS_AS(makeRv64(machine.memory, TestMachine::kRamBase, kMaxHarts + 1, machine.host),
+                  Error);
 }
 
 }  // namespace ckptfs::rv64::test

@@ -1,4 +1,5 @@
-// Sv39 against an oracle written from the manual's steps, for every combination of PTE bits and modes.
+// Sv39 against an oracle written from the manual's steps, for every combination of PTE bits and
+// modes.
 #include "cpu/rv64/mmu.h"
 
 #include <doctest/doctest.h>
@@ -13,8 +14,8 @@ namespace {
 constexpr uint64_t kBase = 0x80000000;
 constexpr uint64_t kRamBytes = 8 << 20;
 constexpr uint64_t kRoot = kBase, kMiddle = kBase + 0x1000, kLeaves = kBase + 0x2000;
-constexpr uint64_t kVirtual = 0x40000000;             // VPN = 1, 0, 0
-constexpr uint64_t kTarget = kBase + 0x200000;        // what the leaves map
+constexpr uint64_t kVirtual = 0x40000000;       // VPN = 1, 0, 0
+constexpr uint64_t kTarget = kBase + 0x200000;  // what the leaves map
 constexpr uint64_t V = 1, R = 2, W = 4, X = 8, U = 16, G = 32, A = 64, D = 128;
 
 struct NoDevices : VcpuHost {
@@ -22,7 +23,9 @@ struct NoDevices : VcpuHost {
     value = 0x5a;
     return address == 0x10000000;
   }
-  bool mmioWrite(uint64_t address, unsigned, uint64_t) noexcept override { return address == 0x10000000; }
+  bool mmioWrite(uint64_t address, unsigned, uint64_t) noexcept override {
+    return address == 0x10000000;
+  }
   uint64_t now() noexcept override { return 0; }
   void setTimer(unsigned, uint64_t) noexcept override {}
   void debugWrite(const uint8_t*, uint64_t) noexcept override {}
@@ -30,7 +33,9 @@ struct NoDevices : VcpuHost {
 };
 
 struct Fixture {
-  Fixture() : ram(kRamBytes / 8), mmu({reinterpret_cast<std::byte*>(ram.data()), kBase, kRamBytes}, state, host) {
+  Fixture()
+      : ram(kRamBytes / 8),
+        mmu({reinterpret_cast<std::byte*>(ram.data()), kBase, kRamBytes}, state, host) {
     set(kRoot + 8, kMiddle >> 2 | V);
     set(kMiddle, kLeaves >> 2 | V);
     state.satp = satp::kSv39 << satp::kModeShift | kRoot >> 12;
@@ -47,9 +52,15 @@ struct Fixture {
     uint64_t value = 0;
     bool done = false;
     switch (kind) {
-      case Access::fetch: done = mmu.fetchPage(address, value); break;
-      case Access::load: done = mmu.load(address, 8, value); break;
-      case Access::store: done = mmu.store(address, 8, value); break;
+      case Access::fetch:
+        done = mmu.fetchPage(address, value);
+        break;
+      case Access::load:
+        done = mmu.load(address, 8, value);
+        break;
+      case Access::store:
+        done = mmu.store(address, 8, value);
+        break;
     }
     if (done) return std::nullopt;
     CHECK(mmu.fault.value == address);
@@ -106,7 +117,8 @@ TEST_CASE("what one mode put into the TLB is no use to another") {
   Fixture f;
   f.set(kLeaves, kTarget >> 2 | V | R | W | X | U);
   f.set(kLeaves + 8, kTarget >> 2 | V | R | W | X);
-  const auto check = [&](Privilege privilege, uint64_t status, Access access, bool user, bool kernel) {
+  const auto check = [&](Privilege privilege, uint64_t status, Access access, bool user,
+                         bool kernel) {
     f.mode(privilege, status);
     CHECK(!f.access(access, kVirtual) == user);
     CHECK(!f.access(access, kVirtual + 0x1000) == kernel);

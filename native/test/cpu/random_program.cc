@@ -8,9 +8,9 @@ namespace ckptfs::rv64::test {
 namespace {
 
 // Layout, as offsets in the image.
-constexpr uint32_t kTable = 0x10000;    // initial x and f, saved return address at +0x700
-constexpr uint32_t kDump = 0x10800;     // final x, f and fcsr
-constexpr uint32_t kData = 0x12000;     // what loads and stores reach
+constexpr uint32_t kTable = 0x10000;  // initial x and f, saved return address at +0x700
+constexpr uint32_t kDump = 0x10800;   // final x, f and fcsr
+constexpr uint32_t kData = 0x12000;   // what loads and stores reach
 constexpr uint32_t kCodeLimit = 0xf000;
 
 // Registers that hold pointers for the random part, which never writes them.
@@ -35,14 +35,16 @@ class Random {
   uint64_t state_;
 };
 
-constexpr uint32_t rType(uint32_t opcode, uint32_t f3, uint32_t f7, uint32_t rd, uint32_t rs1, uint32_t rs2) {
+constexpr uint32_t rType(uint32_t opcode, uint32_t f3, uint32_t f7, uint32_t rd, uint32_t rs1,
+                         uint32_t rs2) {
   return f7 << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 | rd << 7 | opcode;
 }
 constexpr uint32_t iType(uint32_t opcode, uint32_t f3, uint32_t rd, uint32_t rs1, int32_t imm) {
   return uint32_t(imm) << 20 | rs1 << 15 | f3 << 12 | rd << 7 | opcode;
 }
 constexpr uint32_t sType(uint32_t opcode, uint32_t f3, uint32_t rs1, uint32_t rs2, int32_t imm) {
-  return (uint32_t(imm) >> 5 & 127) << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 | (uint32_t(imm) & 31) << 7 | opcode;
+  return (uint32_t(imm) >> 5 & 127) << 25 | rs2 << 20 | rs1 << 15 | f3 << 12 |
+         (uint32_t(imm) & 31) << 7 | opcode;
 }
 constexpr uint32_t bType(uint32_t f3, uint32_t rs1, uint32_t rs2, uint32_t offset) {  // below 2048
   return rs2 << 20 | rs1 << 15 | f3 << 12 | (offset & 30) << 7 | (offset >> 5 & 63) << 25 |
@@ -51,7 +53,9 @@ constexpr uint32_t bType(uint32_t f3, uint32_t rs1, uint32_t rs2, uint32_t offse
 
 class Assembler {
  public:
-  explicit Assembler(uint64_t seed) : random(seed) { image_.image.resize(RandomProgram::kImageBytes); }
+  explicit Assembler(uint64_t seed) : random(seed) {
+    image_.image.resize(RandomProgram::kImageBytes);
+  }
 
   void half(uint32_t bits) {
     std::memcpy(&image_.image[at], &bits, 2);
@@ -68,8 +72,12 @@ class Assembler {
     word(((distance + 0x800) & 0xfffff000) | rd << 7 | 0x17);
     word(iType(0x13, 0, rd, rd, int32_t(distance << 20) >> 20));
   }
-  void loadDouble(uint32_t fd, uint32_t base, int32_t offset) { word(iType(0x07, 3, fd, base, offset)); }
-  void storeDouble(uint32_t fs, uint32_t base, int32_t offset) { word(sType(0x27, 3, base, fs, offset)); }
+  void loadDouble(uint32_t fd, uint32_t base, int32_t offset) {
+    word(iType(0x07, 3, fd, base, offset));
+  }
+  void storeDouble(uint32_t fs, uint32_t base, int32_t offset) {
+    word(sType(0x27, 3, base, fs, offset));
+  }
   void load(uint32_t rd, uint32_t base, int32_t offset) { word(iType(0x03, 3, rd, base, offset)); }
   void store(uint32_t rs, uint32_t base, int32_t offset) { word(sType(0x23, 3, base, rs, offset)); }
 
@@ -104,11 +112,15 @@ class Assembler {
 
 uint64_t interestingInteger(Random& random) {
   switch (random.below(4)) {
-    case 0: return random.of<uint64_t>({0, 1, UINT64_MAX, uint64_t{1} << 63, INT64_MAX, 0x80000000,
-                                        0x7fffffff, 0xffffffff, 0xffffffff80000000});
-    case 1: return random.next() & 0xff;
-    case 2: return uint64_t(int64_t(int32_t(random.next())));
-    default: return random.next();
+    case 0:
+      return random.of<uint64_t>({0, 1, UINT64_MAX, uint64_t{1} << 63, INT64_MAX, 0x80000000,
+                                  0x7fffffff, 0xffffffff, 0xffffffff80000000});
+    case 1:
+      return random.next() & 0xff;
+    case 2:
+      return uint64_t(int64_t(int32_t(random.next())));
+    default:
+      return random.next();
   }
 }
 
@@ -118,7 +130,9 @@ uint32_t target(Random& random) {
     if (rd != kStack && rd != kCompressedBase) return rd;
   }
 }
-uint32_t compressedTarget(Random& random) { return 1 + random.below(7); }  // x9..x15
+uint32_t compressedTarget(Random& random) {
+  return 1 + random.below(7);
+}  // x9..x15
 
 void register32(Assembler& a) {
   Random& r = a.random;
@@ -127,8 +141,9 @@ void register32(Assembler& a) {
     const uint32_t f7 = r.below(3) == 0 ? 1 : (f3 == 0 || f3 == 5) && r.below(2) != 0 ? 0x20 : 0;
     a.word(rType(0x33, f3, f7, rd, rs1, rs2));
   } else {
-    const uint32_t shape = r.of<uint32_t>({0x00000, 0x20000, 0x00001, 0x00005, 0x20005, 0x10000, 0x10004,
-                                           0x10005, 0x10006, 0x10007});  // f7 (1: M) in the high half
+    const uint32_t shape =
+        r.of<uint32_t>({0x00000, 0x20000, 0x00001, 0x00005, 0x20005, 0x10000, 0x10004, 0x10005,
+                        0x10006, 0x10007});  // f7 (1: M) in the high half
     const uint32_t f7 = shape >> 16 == 2 ? 0x20 : shape >> 16;
     a.word(rType(0x3b, shape & 7, f7, rd, rs1, rs2));
   }
@@ -139,13 +154,19 @@ void immediate32(Assembler& a) {
   const uint32_t rd = target(r), rs1 = r.below(32), f3 = r.below(8);
   const uint32_t shift = r.below(64);
   switch (r.below(6)) {
-    case 0: a.word(uint32_t(r.next()) << 12 | rd << 7 | r.of<uint32_t>({0x37, 0x17})); break;
-    case 1: a.word(iType(0x1b, 0, rd, rs1, int32_t(r.next()))); break;
+    case 0:
+      a.word(uint32_t(r.next()) << 12 | rd << 7 | r.of<uint32_t>({0x37, 0x17}));
+      break;
+    case 1:
+      a.word(iType(0x1b, 0, rd, rs1, int32_t(r.next())));
+      break;
     case 2:
       a.word(iType(0x1b, r.of<uint32_t>({1, 5}), rd, rs1, int32_t(shift & 31)));
       a.word(iType(0x1b, 5, rd, rs1, int32_t((shift & 31) | 0x400)));
       break;
-    case 3: a.word(iType(0x13, 5, rd, rs1, int32_t(shift | 0x400))); break;
+    case 3:
+      a.word(iType(0x13, 5, rd, rs1, int32_t(shift | 0x400)));
+      break;
     default:
       a.word(iType(0x13, f3, rd, rs1, f3 == 1 || f3 == 5 ? int32_t(shift) : int32_t(r.next())));
   }
@@ -156,9 +177,13 @@ void memory32(Assembler& a) {
   const int32_t offset = int32_t(r.below(4096)) - 2048;
   switch (r.below(5)) {
     case 0:
-    case 1: a.word(iType(0x03, r.below(7), target(r), kMiddle, offset)); break;
+    case 1:
+      a.word(iType(0x03, r.below(7), target(r), kMiddle, offset));
+      break;
     case 2:
-    case 3: a.word(sType(0x23, r.below(4), kMiddle, r.below(32), offset)); break;
+    case 3:
+      a.word(sType(0x23, r.below(4), kMiddle, r.below(32), offset));
+      break;
     default:
       if (r.below(2) != 0)
         a.word(iType(0x07, 2 + r.below(2), r.below(32), kMiddle, offset));
@@ -186,26 +211,54 @@ void compressed(Assembler& a) {
   const uint32_t rd = target(r);
   const uint32_t rdOr1 = rd == 0 ? 1 : rd;
   switch (r.below(17)) {
-    case 0: a.half(0x0000 | (noise & 0x1fe0) | 0x20 | compressedTarget(r) << 2); break;  // addi4spn
-    case 1: a.half(0x4000 | (noise & 0x1c60) | compressedTarget(r) << 2); break;         // lw
-    case 2: a.half(0x6000 | (noise & 0x1c60) | compressedTarget(r) << 2); break;         // ld
-    case 3: a.half(0xc000 | (noise & 0x1c7c)); break;                                    // sw
-    case 4: a.half(0xe000 | (noise & 0x1c7c)); break;                                    // sd
-    case 5: a.half(r.of<uint32_t>({0x2000, 0xa000}) | (noise & 0x1c7c)); break;          // fld, fsd
-    case 6: a.half(0x0001 | (noise & 0x107c) | rd << 7); break;                          // addi
-    case 7: a.half(0x2001 | (noise & 0x107c) | rdOr1 << 7); break;                       // addiw
-    case 8: a.half(0x4001 | (noise & 0x107c) | rd << 7); break;                          // li
-    case 9: a.half(0x6001 | (noise & 0x1078) | 4 | rd << 7); break;                      // lui
+    case 0:
+      a.half(0x0000 | (noise & 0x1fe0) | 0x20 | compressedTarget(r) << 2);
+      break;  // addi4spn
+    case 1:
+      a.half(0x4000 | (noise & 0x1c60) | compressedTarget(r) << 2);
+      break;  // lw
+    case 2:
+      a.half(0x6000 | (noise & 0x1c60) | compressedTarget(r) << 2);
+      break;  // ld
+    case 3:
+      a.half(0xc000 | (noise & 0x1c7c));
+      break;  // sw
+    case 4:
+      a.half(0xe000 | (noise & 0x1c7c));
+      break;  // sd
+    case 5:
+      a.half(r.of<uint32_t>({0x2000, 0xa000}) | (noise & 0x1c7c));
+      break;  // fld, fsd
+    case 6:
+      a.half(0x0001 | (noise & 0x107c) | rd << 7);
+      break;  // addi
+    case 7:
+      a.half(0x2001 | (noise & 0x107c) | rdOr1 << 7);
+      break;  // addiw
+    case 8:
+      a.half(0x4001 | (noise & 0x107c) | rd << 7);
+      break;  // li
+    case 9:
+      a.half(0x6001 | (noise & 0x1078) | 4 | rd << 7);
+      break;  // lui
     case 10:  // srli, srai, andi
       a.half(0x8001 | (noise & 0x107c) | r.below(3) << 10 | compressedTarget(r) << 7);
       break;
-    case 11: a.half(0x8c01 | (noise & 0x7c) | compressedTarget(r) << 7); break;  // sub, xor, or, and
-    case 12: a.half(0x9c01 | (noise & 0x3c) | compressedTarget(r) << 7); break;  // subw, addw
-    case 13: a.half(0x0002 | (noise & 0x107c) | rd << 7); break;                 // slli
-    case 14:                                                                     // lwsp, ldsp, fldsp
+    case 11:
+      a.half(0x8c01 | (noise & 0x7c) | compressedTarget(r) << 7);
+      break;  // sub, xor, or, and
+    case 12:
+      a.half(0x9c01 | (noise & 0x3c) | compressedTarget(r) << 7);
+      break;  // subw, addw
+    case 13:
+      a.half(0x0002 | (noise & 0x107c) | rd << 7);
+      break;  // slli
+    case 14:  // lwsp, ldsp, fldsp
       a.half(r.of<uint32_t>({0x4002, 0x6002, 0x2002}) | (noise & 0x107c) | rdOr1 << 7);
       break;
-    case 15: a.half(r.of<uint32_t>({0xa002, 0xc002, 0xe002}) | (noise & 0x1ffc)); break;  // ...sp
+    case 15:
+      a.half(r.of<uint32_t>({0xa002, 0xc002, 0xe002}) | (noise & 0x1ffc));
+      break;  // ...sp
     default:  // mv, add
       a.half(0x8002 | (noise & 0x1000) | rd << 7 | (1 + r.below(31)) << 2);
   }
@@ -214,11 +267,16 @@ void compressed(Assembler& a) {
 void straight(Assembler& a) {
   switch (a.random.below(8)) {
     case 0:
-    case 1: return register32(a);
-    case 2: return immediate32(a);
-    case 3: return memory32(a);
-    case 4: return atomic32(a);
-    default: return compressed(a);
+    case 1:
+      return register32(a);
+    case 2:
+      return immediate32(a);
+    case 3:
+      return memory32(a);
+    case 4:
+      return atomic32(a);
+    default:
+      return compressed(a);
   }
 }
 
@@ -236,13 +294,19 @@ void forward(Assembler& a) {
   const uint32_t shortOffset = (distance & 6) << 2;  // imm[2:1] of CB and CJ: bits 4:3
   const uint32_t bit3 = distance >> 3 & 1;
   switch (form) {
-    case 0: a.word((distance & 0x7fe) << 20 | target(r) << 7 | 0x6f); break;  // jal
+    case 0:
+      a.word((distance & 0x7fe) << 20 | target(r) << 7 | 0x6f);
+      break;  // jal
     case 1:
-    case 2: a.word(bType(r.of<uint32_t>({0, 1, 4, 5, 6, 7}), r.below(32), r.below(32), distance)); break;
-    case 3:
-      a.half(r.of<uint32_t>({0xc001, 0xe001}) | bit3 << 10 | compressedTarget(r) << 7 | shortOffset);
+    case 2:
+      a.word(bType(r.of<uint32_t>({0, 1, 4, 5, 6, 7}), r.below(32), r.below(32), distance));
       break;
-    default: a.half(0xa001 | bit3 << 5 | shortOffset);
+    case 3:
+      a.half(r.of<uint32_t>({0xc001, 0xe001}) | bit3 << 10 | compressedTarget(r) << 7 |
+             shortOffset);
+      break;
+    default:
+      a.half(0xa001 | bit3 << 5 | shortOffset);
   }
   a.at = end;
 }
@@ -258,7 +322,8 @@ uint64_t interestingFloat(Random& random, bool wide) {
       fraction = random.of<uint64_t>({0, 0, 1, ones, ones >> 1, (ones >> 1) + 1, (ones >> 1) + 2});
       break;
     case 1:  // edges of the range and around one
-      exponent = random.of<uint64_t>({1, top - 1, bias, bias - 1, bias + 1, bias + bits, 2, top - 2});
+      exponent =
+          random.of<uint64_t>({1, top - 1, bias, bias - 1, bias + 1, bias + bits, 2, top - 2});
       fraction = random.of<uint64_t>({0, 1, ones, ones - 1, ones >> 1, (ones >> 1) + 1});
       break;
     case 2:  // around the ranges of the integer types, with halves
@@ -276,7 +341,8 @@ uint64_t interestingFloat(Random& random, bool wide) {
       fraction = random.next() & ones;
       break;
     case 6:  // products and quotients near the ends of the range
-      exponent = random.of<uint64_t>({bias / 2, bias / 2 + bias, bias * 2 - 2, 1, 3}) + random.below(4);
+      exponent =
+          random.of<uint64_t>({bias / 2, bias / 2 + bias, bias * 2 - 2, 1, 3}) + random.below(4);
       fraction = random.next() & ones;
       break;
     default:
@@ -308,22 +374,34 @@ FloatCase floatInstruction(Random& r) {
     return FloatCase{rType(0x53, f3, f5 << 2 | format, 7, 1, rs2), true, wide};
   };
   switch (r.below(14)) {
-    case 0: return {arithmetic(0x00, mode, 2), false, wide};
-    case 1: return {arithmetic(0x01, mode, 2), false, wide};
-    case 2: return {arithmetic(0x02, mode, 2), false, wide};
-    case 3: return {arithmetic(0x03, mode, 2), false, wide};
-    case 4: return {arithmetic(0x0b, mode, 0), false, wide};
-    case 5: return {arithmetic(0x04, r.below(3), 2), false, wide};
-    case 6: return {arithmetic(0x05, r.below(2), 2), false, wide};
-    case 7: return {rType(0x53, mode, 0x08u << 2 | (wide ? 0 : 1), 4, 1, wide ? 1 : 0), false, wide};
-    case 8: return toInteger(0x14, r.below(3), 2);
-    case 9: return toInteger(0x18, mode, r.below(4));
-    case 10: return {rType(0x53, mode, 0x1au << 2 | format, 4, 6, r.below(4)), false, wide};
+    case 0:
+      return {arithmetic(0x00, mode, 2), false, wide};
+    case 1:
+      return {arithmetic(0x01, mode, 2), false, wide};
+    case 2:
+      return {arithmetic(0x02, mode, 2), false, wide};
+    case 3:
+      return {arithmetic(0x03, mode, 2), false, wide};
+    case 4:
+      return {arithmetic(0x0b, mode, 0), false, wide};
+    case 5:
+      return {arithmetic(0x04, r.below(3), 2), false, wide};
+    case 6:
+      return {arithmetic(0x05, r.below(2), 2), false, wide};
+    case 7:
+      return {rType(0x53, mode, 0x08u << 2 | (wide ? 0 : 1), 4, 1, wide ? 1 : 0), false, wide};
+    case 8:
+      return toInteger(0x14, r.below(3), 2);
+    case 9:
+      return toInteger(0x18, mode, r.below(4));
+    case 10:
+      return {rType(0x53, mode, 0x1au << 2 | format, 4, 6, r.below(4)), false, wide};
     case 11:
       if (r.below(3) == 0) return {rType(0x53, 0, 0x1eu << 2 | format, 4, 6, 0), false, wide};
       return toInteger(0x1c, r.below(2), 0);
     default:
-      return {3u << 27 | rType(r.of<uint32_t>({0x43, 0x47, 0x4b, 0x4f}), mode, format, 4, 1, 2), false, wide};
+      return {3u << 27 | rType(r.of<uint32_t>({0x43, 0x47, 0x4b, 0x4f}), mode, format, 4, 1, 2),
+              false, wide};
   }
 }
 
@@ -363,7 +441,8 @@ RandomProgram floatProgram(uint64_t seed) {
     }
     a.data(a.at, interestingInteger(a.random));
     a.at += 8;
-    for (uint32_t operand = 0; operand < 3; ++operand) a.loadDouble(1 + operand, 5, int32_t(8 * operand));
+    for (uint32_t operand = 0; operand < 3; ++operand)
+      a.loadDouble(1 + operand, 5, int32_t(8 * operand));
     a.load(6, 5, 24);
     a.word(0x00205073 | a.random.below(5) << 15);  // csrwi frm
     a.word(0x00105073);                            // csrwi fflags, 0
@@ -381,7 +460,8 @@ RandomProgram floatProgram(uint64_t seed) {
 
 uint64_t hashOf(const uint8_t* results) {
   uint64_t hash = 0xcbf29ce484222325;
-  for (uint64_t i = 0; i < RandomProgram::kResultBytes; ++i) hash = (hash ^ results[i]) * 0x100000001b3;
+  for (uint64_t i = 0; i < RandomProgram::kResultBytes; ++i)
+    hash = (hash ^ results[i]) * 0x100000001b3;
   return hash;
 }
 

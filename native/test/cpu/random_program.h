@@ -1,9 +1,9 @@
 // Deterministic random programs whose results an independent implementation can confirm.
 //
 // A program is an image for address kBase that any RV64IMAFDC machine can call as a function, in U
-// or S mode: it loads registers from its tables, runs its random part, and leaves every register and
-// all results in the window [kResults, kResults + kResultBytes). The same seed gives the same image
-// everywhere. oracle/regenerate runs the images under qemu-riscv64.
+// or S mode: it loads registers from its tables, runs its random part, and leaves every register
+// and all results in the window [kResults, kResults + kResultBytes). The same seed gives the same
+// image everywhere. oracle/regenerate runs the images under qemu-riscv64.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct RandomProgram {
 
 /** Integer, compressed, atomic, load and store instructions, with forward branches. */
 RandomProgram integerProgram(uint64_t seed);
-/** F and D instructions, each with operands of its own; result and exception flags of each stored. */
+/** F and D instructions, each with operands of its own; result and exception flags of each stored.
+ */
 RandomProgram floatProgram(uint64_t seed);
 
 /** FNV-1a of the results. */

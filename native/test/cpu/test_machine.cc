@@ -93,7 +93,8 @@ void TestMachine::resume() {
 }
 
 std::vector<uint8_t> loadGuest(const std::string& name) {
-  const auto directory = std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path();
+  const auto directory =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path();
   const auto path = directory / "guests" / (name + ".bin");
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("no guest program " + path.string());

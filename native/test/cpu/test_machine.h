@@ -24,7 +24,8 @@ class TestHost : public VcpuHost {
 
   bool mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept override;
   bool mmioWrite(uint64_t address, unsigned size, uint64_t value) noexcept override;
-  /** Guest time advances by one tick with every reading, so that results do not depend on the host. */
+  /** Guest time advances by one tick with every reading, so that results do not depend on the host.
+   */
   uint64_t now() noexcept override { return ticks.fetch_add(1); }
   void setTimer(unsigned vcpu, uint64_t at) noexcept override;
   void debugWrite(const uint8_t* bytes, uint64_t length) noexcept override;

@@ -1,11 +1,11 @@
 // The interpreter: one handler for every Op, each ending in a jump to the next one's handler.
 //
-// Runs on the hart's thread. Between blocks `pc` is the guest's pc; inside one it is `base` plus the
-// lengths of the operations before `op`. state_.pc is up to date only where a comment says "synced".
-// The handlers are in the .inc files of this directory, one for every group of opcodes.h.
+// Runs on the hart's thread. Between blocks `pc` is the guest's pc; inside one it is `base` plus
+// the lengths of the operations before `op`. state_.pc is up to date only where a comment says
+// "synced". The handlers are in the .inc files of this directory, one for every group of opcodes.h.
 //
-// Reading guide: BINARY and the like define a whole handler; NEXT goes to the next operation, GO ends
-// the block at a direct successor, and the labels at the end serve all handlers.
+// Reading guide: BINARY and the like define a whole handler; NEXT goes to the next operation, GO
+// ends the block at a direct successor, and the labels at the end serve all handlers.
 
 // Cross-jumping and global common subexpressions would merge the handlers' dispatch jumps into one,
 // which the host's branch predictor then gets wrong.
@@ -24,7 +24,9 @@
 namespace ckptfs::rv64 {
 namespace {
 
-uint64_t sext32(uint32_t value) noexcept { return uint64_t(int64_t(int32_t(value))); }
+uint64_t sext32(uint32_t value) noexcept {
+  return uint64_t(int64_t(int32_t(value)));
+}
 
 /** Byte offset of an operation in its block. */
 unsigned byteOffset(Block* block, const DecodedOp* op) noexcept {
@@ -76,34 +78,36 @@ T amoSelect(T* at, T operand, Better better) noexcept {
 }
 
 /** The only order that x86 does not keep by itself: an older store before a younger load. */
-void fullFence() noexcept { _mm_mfence(); }
+void fullFence() noexcept {
+  _mm_mfence();
+}
 
 }  // namespace
 
 #define HANDLER(name) do_##name:
-#define NEXT               \
-  do {                     \
-    ++op;                  \
-    goto* op->handler;     \
+#define NEXT            \
+  do {                  \
+    ++op;               \
+    goto * op->handler; \
   } while (0)
 #define RETIRE(n) __atomic_store_n(&state.retired, state.retired + (n), __ATOMIC_RELAXED)
 #define PC_OF_OP (base + byteOffset(block, op))
 // Ends the block; `slot` of the block remembers the successor if it is in the same page.
-#define GO(target, slot)                                                        \
-  do {                                                                          \
-    pc = (target);                                                              \
-    RETIRE(block->count);                                                       \
-    Block* successor = block->slot;                                             \
+#define GO(target, slot)                                                            \
+  do {                                                                              \
+    pc = (target);                                                                  \
+    RETIRE(block->count);                                                           \
+    Block* successor = block->slot;                                                 \
     if (__builtin_expect(successor != nullptr && successor->epoch == cache.epoch && \
                              hart->attention_.load(std::memory_order_relaxed) == 0, \
-                         1)) {                                                  \
-      block = successor;                                                        \
-      base = pc;                                                                \
-      op = block->ops();                                                        \
-      goto* op->handler;                                                        \
-    }                                                                           \
-    link = ((pc ^ base) & ~kPageMask) == 0 ? &block->slot : nullptr;            \
-    goto find;                                                                  \
+                         1)) {                                                      \
+      block = successor;                                                            \
+      base = pc;                                                                    \
+      op = block->ops();                                                            \
+      goto * op->handler;                                                           \
+    }                                                                               \
+    link = ((pc ^ base) & ~kPageMask) == 0 ? &block->slot : nullptr;                \
+    goto find;                                                                      \
   } while (0)
 
 const void* const* Hart::interpret(Hart* hart) noexcept {
@@ -121,17 +125,17 @@ const void* const* Hart::interpret(Hart* hart) noexcept {
   uint64_t* const f = state.f.data();
 
   uint64_t pc = 0;
-  uint64_t base = 0;        // guest-virtual address of `block`
+  uint64_t base = 0;  // guest-virtual address of `block`
   Block* block = nullptr;
   const DecodedOp* op = nullptr;
-  Block** link = nullptr;   // where to remember the block found next
+  Block** link = nullptr;  // where to remember the block found next
   goto attend;
 
+#include "cpu/rv64/ops/atomic.inc"
+#include "cpu/rv64/ops/branch.inc"
+#include "cpu/rv64/ops/float.inc"
 #include "cpu/rv64/ops/integer.inc"
 #include "cpu/rv64/ops/memory.inc"
-#include "cpu/rv64/ops/atomic.inc"
-#include "cpu/rv64/ops/float.inc"
-#include "cpu/rv64/ops/branch.inc"
 #include "cpu/rv64/ops/system.inc"
 
 illegal:
@@ -170,7 +174,7 @@ find:  // the block at `pc`
     block = found;
     base = pc;
     op = block->ops();
-    goto* op->handler;
+    goto * op->handler;
   }
 }
 

@@ -2,7 +2,7 @@
  * The nouns that the VM layer shares with the checkpoint store and the commands: plain values and the
  * narrow interfaces of a VM and of a client of one. No code: importing it costs nothing.
  */
-import type { Codec, Geometry, GuestExit, RestoreProgress, SaveProgress } from '../native.js';
+import type { Codec, Geometry, GuestExit, RestoreProgress, SaveProgress } from './native.js';
 
 /** One virtual disk as a user asks for it. */
 export interface DiskConfig {

@@ -1,0 +1,26 @@
+/**
+ * The library: the verbs of the command line as typed functions.
+ *
+ *     const store = await Store.open('/srv/ckptfs', { create: true });
+ *     const vm = await Vm.create(store, { kernel: 'Image', memoryBytes: 2 ** 29 });
+ *     await vm.start();
+ *     await vm.checkpoint({ name: 'before', codec: 'lz4', wait: true });
+ */
+export {
+  type Checkpoint,
+  type CheckpointEntry,
+  findCheckpoint,
+  listCheckpoints,
+  openCheckpoint,
+  removeCheckpoint,
+} from './checkpoint/checkpoints.js';
+export type { Manifest } from './checkpoint/manifest.js';
+export { Store } from './checkpoint/store.js';
+export { verifyCheckpoint } from './checkpoint/verify.js';
+export { CkptError, type ErrorCode } from './errors.js';
+export { mount, type Mount } from './fs/mount.js';
+export { storeView } from './fs/store_view.js';
+export type { ByteSource, Codec, Damage, Geometry, GuestExit } from './native.js';
+export type { CheckpointRequest, CheckpointSummary, DiskConfig, VmConfig, VmStatus } from './types.js';
+export { VmClient } from './vmm/client.js';
+export { Vm } from './vmm/vm.js';

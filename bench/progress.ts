@@ -63,11 +63,13 @@ export function lostWorkMs(samples: readonly Sample[], baseline: number): number
   return last.atMs - first.atMs - ((last.count - first.count) / baseline) * 1000;
 }
 
-/** The slowest stretch between two samples, as a share of `baseline`. */
-export function slowest(samples: readonly Sample[], baseline: number): number {
-  let least = Infinity;
-  for (let i = 1; i < samples.length; i++) {
-    least = Math.min(least, rate(samples.slice(i - 1, i + 1)) / baseline);
+/** The longest time in ms in which the guest made no step, as far as the samples tell. */
+export function longestStallMs(samples: readonly Sample[]): number {
+  let longest = 0;
+  let since = samples[0];
+  for (const sample of samples) {
+    if (since === undefined || sample.count > since.count) since = sample;
+    longest = Math.max(longest, sample.atMs - since.atMs);
   }
-  return least;
+  return longest;
 }

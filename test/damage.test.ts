@@ -84,7 +84,7 @@ t.test('a changed byte anywhere is found, and no reader gets wrong bytes', async
       });
     }
     t.same(missed, [], `${path}: verify found a change at each of ${places(bytes).length} places`);
-    t.same(wrong, [], `${path}: readers got true bytes or DAMAGED`);
+    t.same(wrong, [], `${path}: readers got true bytes or an error`);
   }
   t.same(await verifyCheckpoint(directory), [], 'undone, it verifies again');
 });
@@ -104,7 +104,8 @@ async function readsTrue(directory: string, oracle: Buffer): Promise<boolean> {
     memory.close();
     return found.equals(oracle);
   } catch (error) {
-    return error instanceof CkptError && error.code === 'DAMAGED';
+    // A changed version number makes a file of a version that is not known.
+    return error instanceof CkptError && ['DAMAGED', 'UNSUPPORTED'].includes(error.code);
   }
 }
 

@@ -38,6 +38,7 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
   map_.blocks.assign(memory.blockCount(), {kNoIoBlock, 0, 0, kUnsaved, {}, 0});
   for (Slot& slot : slots_) slot.buffer = pool_.take();
   writer_ = std::thread([this] { write(); });
+  memory_.prepareArm();
 }
 
 Saver::~Saver() {

@@ -287,6 +287,9 @@ bool GuestMemory::prepareWrite(uint64_t offset, uint64_t length) noexcept {
   return impl_->prepare(offset, length);
 }
 
+void GuestMemory::prepareArm() noexcept {
+  impl_->engine->prepareArm();
+}
 void GuestMemory::armWrite(TraceClient* client) {
   impl_->arm(client, BlockState::traced);
 }

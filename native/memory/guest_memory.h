@@ -78,6 +78,8 @@ class GuestMemory {
   /** Makes the range writable through the host view: loads absent blocks, saves traced ones. */
   bool prepareWrite(uint64_t offset, uint64_t length) noexcept;
 
+  /** Makes the next arming short, at the cost of minor faults later. Any time; guests may run. */
+  void prepareArm() noexcept;
   /** Arms a trace on every block that is open. Only while quiesced, and with no client before. */
   void armWrite(TraceClient* client);
   /** RAM must be fresh (never written): absent blocks that the client leaves alone read as zeros.

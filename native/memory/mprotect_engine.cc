@@ -15,6 +15,8 @@ namespace {
 // 2,000.
 constexpr uint64_t kReservedMappings = 8192;
 constexpr uint64_t kDefaultMaxMapCount = 65530;
+// Page tables are dropped in such steps, so that other users of the address space get between.
+constexpr uint64_t kPrepareStepBytes = 16 << 20;
 
 uint64_t kernelLimit() {
   uint64_t limit = kDefaultMaxMapCount;
@@ -30,6 +32,14 @@ MprotectEngine::MprotectEngine(const GuestView& view, FaultSink* sink, uint64_t 
       traced_(view.blocks(), 0),
       borderLimit_(std::max<uint64_t>(mappingLimit == 0 ? kernelLimit() : mappingLimit, 3) - 1),
       registration_(view.base, view.bytes, sink) {}
+
+// mprotect visits every page that the view has mapped: 13 ms for 512 MiB of 4 KiB pages, all of it
+// in the pause. Without page tables it takes under 1 ms. The memfd keeps the contents; a page that
+// is touched again costs the guest a minor fault (about 1 µs).
+void MprotectEngine::prepareArm() noexcept {
+  for (uint64_t at = 0; at < view_.bytes; at += kPrepareStepBytes)
+    madvise(view_.base + at, std::min(kPrepareStepBytes, view_.bytes - at), MADV_DONTNEED);
+}
 
 void MprotectEngine::armWrite() {
   arm(PROT_READ);

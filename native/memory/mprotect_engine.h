@@ -16,6 +16,7 @@ class MprotectEngine final : public TraceEngine {
  public:
   MprotectEngine(const GuestView& view, FaultSink* sink, uint64_t mappingLimit);
 
+  void prepareArm() noexcept override;
   void armWrite() override;
   void armAccess() override;
   bool lift(BlockRange run) noexcept override;

@@ -26,6 +26,9 @@ struct GuestView {
 class TraceEngine {
  public:
   virtual ~TraceEngine() = default;
+  /** Does ahead, while guests run, what makes the next arming short. Changes nothing they can see.
+   */
+  virtual void prepareArm() noexcept = 0;
   /** From now on writes (any accesses) to the whole view trap to the FaultSink. Only while no other
    *  thread touches the view or lifts. Throws Error; then nothing is traced. */
   virtual void armWrite() = 0;

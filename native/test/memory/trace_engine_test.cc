@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -104,6 +105,29 @@ TEST_CASE("trace engine: a write trace traps the first write of a block, not rea
     rig.write(3 * kGeometry.blockBytes() - 1, 9);
     CHECK(rig.faults == 3);
     CHECK(rig.read(offset) == 9);
+  });
+}
+
+TEST_CASE("trace engine: preparing to arm is not seen, traced or not") {
+  forEachEngine([](const std::string& name) {
+    Rig rig(name);
+    for (uint64_t at = 0; at < rig.view().bytes; at += 4096) rig.write(at, at / 4096 % 251);
+    std::atomic<bool> stop{false};
+    std::jthread preparer([&] {
+      while (!stop) rig.engine().prepareArm();
+    });
+    int wrong = 0;
+    for (uint64_t at = 0; at < rig.view().bytes; at += 4096)
+      wrong += rig.read(at) != at / 4096 % 251;
+    CHECK(wrong == 0);
+    CHECK(rig.faults == 0);
+    stop = true;
+    preparer.join();
+    rig.engine().armWrite();
+    rig.engine().prepareArm();
+    rig.write(5, 1);
+    CHECK(rig.faults == 1);
+    CHECK(rig.read(4096) == 1);
   });
 }
 

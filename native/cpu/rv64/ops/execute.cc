@@ -12,6 +12,7 @@
 #pragma GCC optimize("no-gcse", "no-crossjumping")
 
 #include <immintrin.h>
+#include <sched.h>
 
 #include <limits>
 #include <type_traits>

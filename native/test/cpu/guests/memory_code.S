@@ -87,6 +87,20 @@ _start:
     li t0, 200
     blt s0, t0, 1b
 
+    # A page that may only be executed is readable while MXR is set, and no longer: no sfence.vma.
+    la t0, page_a
+    srli t0, t0, 2
+    ori t0, t0, 0xc9
+    sd t0, 0(s2)
+    sfence.vma s1, x0
+    TRAPS 9, 13, 0x40000008, ld t0, 8(s1)
+    li t1, 1 << 19
+    csrs sstatus, t1
+    ld t0, 8(s1)
+    EXPECT 10, t0, 100
+    csrc sstatus, t1
+    TRAPS 11, 13, 0x40000008, ld t0, 8(s1)
+
     # Unmapped again: fetch, load and store page faults.
     sd x0, 0(s2)
     sfence.vma s1, x0

@@ -105,6 +105,37 @@ _start:
     li t0, 200
     blt s0, t0, 4b
 
+    # A page is mapped elsewhere, and fenced remotely: when the call returns, no access of hart 1 uses
+    # the old mapping. Hart 1 looks at the announcement and then at the page, late in a long block.
+    jal paging_on
+    la t0, quit
+    li t1, 2
+    sw t1, 0(t0)
+6:  lw t1, 0(t0)                    # hart 1 answers that it is there
+    li t2, 3
+    bne t1, t2, 6b
+    li s0, 0
+6:  la t0, versions
+    slli t1, s0, 12
+    andi t2, s0, 1
+    slli t2, t2, 12
+    add t0, t0, t2
+    sd s0, 0(t0)
+    srli t0, t0, 2
+    ori t0, t0, 0xcf
+    la t1, leaves
+    sd t0, 0(t1)
+    li a0, 2
+    li a1, 0
+    li a2, 0x40000000
+    li a3, 0x1000
+    SBI SBI_RFENCE, 1
+    la t0, announced
+    sd s0, 0(t0)
+    addi s0, s0, 1
+    li t0, 2000
+    blt s0, t0, 6b
+
     # Hart 1 stops itself.
     la t0, quit
     li t1, 1
@@ -183,8 +214,50 @@ second:
     sd t0, 8(s2)
     lw t0, 0(s3)
     beqz t0, 2b
+
+    jal paging_on
+    li t0, 3
+    sw t0, 0(s3)
+    li s4, 0x40000000
+    la s5, announced
+    li s6, 1
+2:  .rept 30
+    div s7, s4, s6
+    .endr
+    ld t0, 0(s5)
+    fence r, r
+    ld t1, 0(s4)
+    bgeu t1, t0, 3f
+    END 37
+3:  lw t0, 0(s3)
+    bne t0, s6, 2b
+    csrw satp, x0
     SBI SBI_HSM, 1
     END 34
+
+# Sv39 with one gigapage over RAM, and the page 0x40000000 that `leaves` maps.
+paging_on:
+    la t0, leaves
+    la t2, versions
+    srli t2, t2, 2
+    ori t2, t2, 0xcf
+    sd t2, 0(t0)
+    la t1, middle
+    srli t0, t0, 2
+    ori t0, t0, 1
+    sd t0, 0(t1)
+    la t2, root
+    srli t1, t1, 2
+    ori t1, t1, 1
+    sd t1, 8(t2)
+    li t1, 0x80000000 >> 2 | 0xcf
+    sd t1, 16(t2)
+    srli t2, t2, 12
+    li t1, 8 << 60
+    or t2, t2, t1
+    csrw satp, t2
+    sfence.vma
+    ret
 
 third:
     la t0, unexpected
@@ -243,3 +316,10 @@ quit: .word 0
 patched:
     li a0, 0
     ret
+    .align 3
+announced: .dword 0
+    .align 12
+root: .zero 4096
+middle: .zero 4096
+leaves: .zero 4096
+versions: .zero 8192

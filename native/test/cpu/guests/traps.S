@@ -52,6 +52,39 @@ _start:
     lh t2, 7(t0)
     EXPECT 22, t2, 0x1122
 
+    # A store-conditional succeeds only after its own load-reserved, once, and not after a trap.
+    la t0, data
+    addi t3, t0, 8
+    sc.d t1, t0, (t0)
+    EXPECT 80, t1, 1
+    lr.d t1, (t0)
+    sc.d t1, t0, (t3)               # another address
+    EXPECT 81, t1, 1
+    sc.d t1, t0, (t0)               # and the failure ended the reservation
+    EXPECT 82, t1, 1
+    lr.d t1, (t0)
+    sc.d t1, x0, (t0)
+    EXPECT 83, t1, 0
+    sc.d t1, x0, (t0)
+    EXPECT 84, t1, 1
+    lr.w t1, (t0)
+    TRAPS 85, 3, any, ebreak
+    sc.w t1, x0, (t0)
+    EXPECT 86, t1, 1
+    li t1, 5
+    lr.w t2, (t0)
+    sw t1, 0(t0)
+    sc.w t1, x0, (t0)               # the value has changed
+    EXPECT 87, t1, 1
+    ld t2, 0(t0)
+    EXPECT 88, t2, 5
+
+    # jalr clears bit 0 of its target.
+    la t0, odd
+    jalr t1, 1(t0)
+    END 89
+odd:
+
     # Accesses where nothing is.
     li t0, 0x40000000
     TRAPS 23, 5, 0x40000008, ld t1, 8(t0)

@@ -66,14 +66,27 @@ export async function checkpoint(): Promise<Row[]> {
         row('checkpoint', `${name}: pause, longest`, percentile(pauses, 1), 'ms'),
         row('checkpoint', `${name}: of it arming traces`, median(arms), 'ms'),
         row('checkpoint', `${name}: guest work lost`, median(lost), 'ms'),
-        row('checkpoint', `${name}: longest stall of the guest, of all`, percentile(stalls, 1), 'ms', {
-          atMost: 100,
-        }),
+        row(
+          'checkpoint',
+          `${name}: longest stall of the guest, of all`,
+          percentile(stalls, 1),
+          'ms',
+          {
+            atMost: 100,
+          },
+        ),
         row('checkpoint', `${name}: guest speed during the save`, median(speeds), '% of before'),
-        row('checkpoint', `${name}: until durable`, median(totals), 's', {}, {
-          name: 'plain copy of RAM and fsync',
-          value: await plainCopySeconds(memory, join(store.root, 'copy')),
-        }),
+        row(
+          'checkpoint',
+          `${name}: until durable`,
+          median(totals),
+          's',
+          {},
+          {
+            name: 'plain copy of RAM and fsync',
+            value: await plainCopySeconds(memory, join(store.root, 'copy')),
+          },
+        ),
         row('checkpoint', `${name}: stored`, (last?.storedBytes ?? 0) / mib, 'MiB'),
       );
     }
@@ -82,7 +95,9 @@ export async function checkpoint(): Promise<Row[]> {
   } finally {
     await remove();
   }
-  rows.push(row('checkpoint', 'memory of the VMM beside guest RAM', await ownMib(), 'MiB', { atMost: 96 }));
+  rows.push(
+    row('checkpoint', 'memory of the VMM beside guest RAM', await ownMib(), 'MiB', { atMost: 96 }),
+  );
   return rows;
 }
 
@@ -94,7 +109,7 @@ async function plainCopySeconds(
   await writeFile(path, '');
   const file = await open(path, 'r+');
   const began = performance.now();
-  for (let position = 0; position < memory.bytes; ) {
+  for (let position = 0; position < memory.bytes;) {
     const length = await memory.read(piece, position);
     await file.write(piece, 0, length, position);
     position += length;

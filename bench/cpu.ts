@@ -19,9 +19,7 @@ export async function cpu(): Promise<Row[]> {
       await vm.close();
       mips.push(Number(instructions) / (Number(ticks) / 10));
     }
-    const rows = [
-      row('cpu', 'integer loop, 1 hart', median(mips), 'M instr/s', { atLeast: 150 }),
-    ];
+    const rows = [row('cpu', 'integer loop, 1 hart', median(mips), 'M instr/s', { atLeast: 150 })];
     const cmdline = (await readFile(linuxGuest.cmdline, 'utf8')).trim();
     for (const cpus of [1, 2]) {
       const seconds: number[] = [];

@@ -20,7 +20,9 @@ const args = process.argv.slice(2);
 const json = args.includes('--json');
 const unknown = args.find((arg) => arg !== '--json' && arg !== '--child' && !isName(arg));
 if (unknown !== undefined) {
-  process.stderr.write(`bench: no benchmark ${unknown}; there are: ${Object.keys(benches).join(', ')}\n`);
+  process.stderr.write(
+    `bench: no benchmark ${unknown}; there are: ${Object.keys(benches).join(', ')}\n`,
+  );
   process.exit(2);
 }
 const chosen = args.filter(isName);

@@ -47,12 +47,26 @@ export async function restore(): Promise<Row[]> {
     const lazy = await measure(true);
     const peer = { name: 'eager', value: median(eager.first) };
     return [
-      row('restore', '512 MiB lazy: first instruction', median(lazy.first), 'ms', { atMost: 50 }, peer),
+      row(
+        'restore',
+        '512 MiB lazy: first instruction',
+        median(lazy.first),
+        'ms',
+        { atMost: 50 },
+        peer,
+      ),
       row('restore', '512 MiB lazy: first instruction, longest', percentile(lazy.first, 1), 'ms'),
-      row('restore', '512 MiB lazy: all memory loaded', median(lazy.complete), 'ms', {}, {
-        name: 'eager',
-        value: median(eager.complete),
-      }),
+      row(
+        'restore',
+        '512 MiB lazy: all memory loaded',
+        median(lazy.complete),
+        'ms',
+        {},
+        {
+          name: 'eager',
+          value: median(eager.complete),
+        },
+      ),
     ];
   } finally {
     await remove();

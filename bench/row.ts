@@ -63,9 +63,14 @@ export function printTable(rows: readonly Row[]): void {
     r.target === undefined ? '' : r.ok ? 'ok' : 'NOT MET',
   ]);
   const head = ['bench', 'case', 'value', 'peer', 'ratio', 'target', ''];
-  const widths = head.map((name, i) => Math.max(name.length, ...cells.map((c) => c[i]?.length ?? 0)));
+  const widths = head.map((name, i) =>
+    Math.max(name.length, ...cells.map((c) => c[i]?.length ?? 0)),
+  );
   const line = (parts: readonly string[]): string =>
-    parts.map((part, i) => part.padEnd(widths[i] ?? 0)).join('  ').trimEnd();
+    parts
+      .map((part, i) => part.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd();
   for (const parts of [head, widths.map((w) => '-'.repeat(w)), ...cells]) {
     process.stdout.write(`${line(parts)}\n`);
   }

@@ -49,7 +49,7 @@ async function ckptfs<T>(store: string, ...args: string[]): Promise<T> {
 
 /** The first match of `pattern` in a file that grows; rejects at the deadline. */
 async function awaitLine(file: string, pattern: RegExp): Promise<RegExpExecArray> {
-  for (const end = Date.now() + deadlineMs; Date.now() < end; ) {
+  for (const end = Date.now() + deadlineMs; Date.now() < end;) {
     const found = pattern.exec(await readFile(file, 'latin1').catch(() => ''));
     if (found) return found;
     await new Promise((resolve) => setTimeout(resolve, pollMs));
@@ -92,7 +92,9 @@ async function demo(scratch: string): Promise<void> {
   const cmdline = (await readFile(join(guest, 'cmdline'), 'utf8')).trim();
   const append = `${cmdline} ckptfs.mode=writer ckptfs.mib=64 ckptfs.rounds=60`;
 
-  tell('1. Boot Debian’s riscv64 kernel, with a copy-on-write ext4 disk and a self-checking writer');
+  tell(
+    '1. Boot Debian’s riscv64 kernel, with a copy-on-write ext4 disk and a self-checking writer',
+  );
   const booted = Date.now();
   await ckptfs(
     store,
@@ -112,7 +114,10 @@ async function demo(scratch: string): Promise<void> {
     ['pause of the guest', ms(taken.pauseUs)],
     ['save in the background', `${taken.totalMs.toFixed(0)} ms`],
     ['guest RAM / stored with LZ4', `${mib(taken.memoryBytes)} / ${mib(taken.storedBytes)}`],
-    ['blocks saved by vCPUs / background / zero', `${blocks.vcpu} / ${blocks.background} / ${blocks.zero}`],
+    [
+      'blocks saved by vCPUs / background / zero',
+      `${blocks.vcpu} / ${blocks.background} / ${blocks.zero}`,
+    ],
     ['write-trace faults', String(taken.faults)],
   );
   process.stdout.write(`  pause ${ms(taken.pauseUs)}, ${mib(taken.storedBytes)} stored\n`);
@@ -140,11 +145,17 @@ async function demo(scratch: string): Promise<void> {
   table.push(
     ['restore: first instruction after', `${restored.firstInstructionMs.toFixed(1)} ms`],
     ['restore: all memory loaded after', `${restored.completeMs.toFixed(0)} ms`],
-    ['blocks loaded on demand / ahead', `${restored.blocks.demand} / ${restored.blocks.prefetched}`],
+    [
+      'blocks loaded on demand / ahead',
+      `${restored.blocks.demand} / ${restored.blocks.prefetched}`,
+    ],
   );
   const proof = /ckptfs-guest: (PASS [^\r\n]+)/.exec(await readFile(log, 'latin1'));
   check(proof !== null, `memory and journal are right: ${proof?.[1] ?? ''}`);
-  check(restored.exit.kind === 'shutdown' && restored.exit.reason === 0, 'it powered off by itself');
+  check(
+    restored.exit.kind === 'shutdown' && restored.exit.reason === 0,
+    'it powered off by itself',
+  );
 
   const width = Math.max(...table.map(([what]) => what.length));
   tell('What was measured (on this machine, with whatever else it was doing)');
@@ -159,7 +170,10 @@ async function readMount(scratch: string, mountpoint: string): Promise<void> {
   const copy = join(scratch, 'memory');
   const sum = async (file: string) => (await tool('sha256sum', [file])).slice(0, 64);
   await tool('cp', [memory, copy]);
-  check((await sum(memory)) === (await sum(copy)), 'RAM, read twice through the mount, is the same');
+  check(
+    (await sum(memory)) === (await sum(copy)),
+    'RAM, read twice through the mount, is the same',
+  );
   await rm(copy);
   const archive = join(scratch, 'image.tar');
   await tool('tar', ['-cf', archive, '-C', checkpoint, 'image']);
@@ -206,6 +220,8 @@ try {
   process.exitCode = 1;
 } finally {
   const store = join(scratch, 'store');
-  await run(process.execPath, [main, '--store', store, '-q', 'stop', 'demo']).catch(() => undefined);
+  await run(process.execPath, [main, '--store', store, '-q', 'stop', 'demo']).catch(
+    () => undefined,
+  );
   await rm(scratch, { recursive: true, force: true });
 }

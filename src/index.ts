@@ -21,6 +21,12 @@ export { CkptError, type ErrorCode } from './errors.js';
 export { mount, type Mount } from './fs/mount.js';
 export { storeView } from './fs/store_view.js';
 export type { ByteSource, Codec, Damage, Geometry, GuestExit } from './native.js';
-export type { CheckpointRequest, CheckpointSummary, DiskConfig, VmConfig, VmStatus } from './types.js';
+export type {
+  CheckpointRequest,
+  CheckpointSummary,
+  DiskConfig,
+  VmConfig,
+  VmStatus,
+} from './types.js';
 export { VmClient } from './vmm/client.js';
 export { Vm } from './vmm/vm.js';

@@ -241,7 +241,8 @@ export class NativeMachine {
       () =>
         new (addon().Machine)(JSON.stringify(config), (type, payload) => {
           if (type === 'console') onEvent({ type, data: payload as Buffer });
-          else if (type === 'exit') onEvent({ type, exit: JSON.parse(payload as string) as GuestExit });
+          else if (type === 'exit')
+            onEvent({ type, exit: JSON.parse(payload as string) as GuestExit });
           else onEvent({ type, message: payload as string });
         }),
     );

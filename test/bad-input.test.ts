@@ -11,7 +11,13 @@ import { findCheckpoint } from '../src/checkpoint/checkpoints.js';
 import { walkTree } from '../src/checkpoint/files.js';
 import { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
-import { bareConfig, bareGuest, boot, temporaryDirectory, temporaryStore } from './support/guests.js';
+import {
+  bareConfig,
+  bareGuest,
+  boot,
+  temporaryDirectory,
+  temporaryStore,
+} from './support/guests.js';
 
 t.setTimeout(300_000);
 
@@ -77,7 +83,12 @@ t.test('a name that is taken, a disk that is in use', async (t) => {
   );
   t.teardown(() => vm.close());
   const kernel = ['--kernel', bareGuest('hello'), '--memory', '8M'];
-  isClear(t, failing(store, ['run', '--name', 'taken', ...kernel]), 1, /taken exists already; choose/);
+  isClear(
+    t,
+    failing(store, ['run', '--name', 'taken', ...kernel]),
+    1,
+    /taken exists already; choose/,
+  );
   isClear(
     t,
     failing(store, ['run', '--name', 'other', ...kernel, '--disk', disk]),
@@ -103,7 +114,11 @@ t.test('a checkpoint with each of its files damaged or cut short', async (t) => 
   await writeFile(disk, Buffer.alloc(mib));
   const { vm } = await boot(
     store,
-    bareConfig('random-writer', 'mib=1', { name: 'vm', memoryBytes: 8 * mib, disks: [{ path: disk }] }),
+    bareConfig('random-writer', 'mib=1', {
+      name: 'vm',
+      memoryBytes: 8 * mib,
+      disks: [{ path: disk }],
+    }),
   );
   await vm.checkpoint({ name: 'good', codec: 'lz4', wait: true });
   const paths = [...(await walkTree(store.checkpointDirectory('vm', 'good'))).files.keys()];
@@ -117,7 +132,12 @@ t.test('a checkpoint with each of its files damaged or cut short', async (t) => 
     const ending = path.replace(/^[0-9a-f]{32}/, '');
     const [victim = '', bytes = 0] = files.find(([name]) => name.endsWith(ending)) ?? [];
     await truncate(join(directory, victim), bytes - 1);
-    isClear(t, failing(store, ['restore', `vm@${kind}`, '--name', 'copy', '--eager']), 4, /damaged/);
+    isClear(
+      t,
+      failing(store, ['restore', `vm@${kind}`, '--name', 'copy', '--eager']),
+      4,
+      /damaged/,
+    );
     t.equal(failing(store, ['-q', 'verify', `vm@${kind}`]).status, 4, `verify: ${victim}`);
     t.notOk(await store.hasVm('copy'), 'nothing is left of the restore');
   }
@@ -126,30 +146,34 @@ t.test('a checkpoint with each of its files damaged or cut short', async (t) => 
   t.ok(good.manifest, 'the others are as they were');
 });
 
-t.test('a store that is full: the checkpoint fails, the guest goes on', { skip: noMount }, async (t) => {
-  const scratch = await temporaryDirectory();
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'ckptfs-test', scratch.path]);
-  t.teardown(async () => {
-    execFileSync('umount', ['-l', scratch.path]);
-    await scratch.remove();
-  });
-  const store = await Store.open(join(scratch.path, 'store'), { create: true });
-  const { vm } = await boot(
-    store,
-    bareConfig('random-writer', 'harts=2 mib=12', { name: 'vm', cpus: 2, memoryBytes: 24 * mib }),
-  );
-  t.teardown(() => vm.close());
-  // Long enough for the writers to fill memory with what LZ4 cannot shrink.
-  while (vm.status().instructions < 50_000_000) await new Promise((r) => setTimeout(r, 10));
-  await t.rejects(vm.checkpoint({ name: 'big', codec: 'lz4', wait: true }), { code: 'NO_SPACE' });
-  t.same(await readdir(store.checkpointsDirectory('vm')), [], 'nothing half-made is left');
-  const { instructions } = vm.status();
-  while (vm.status().instructions < instructions + 1_000_000) {
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  t.equal(vm.status().state, 'running', 'the guest goes on');
-  t.ok(vm.status().mappings < 10, 'no trace is left');
-});
+t.test(
+  'a store that is full: the checkpoint fails, the guest goes on',
+  { skip: noMount },
+  async (t) => {
+    const scratch = await temporaryDirectory();
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'ckptfs-test', scratch.path]);
+    t.teardown(async () => {
+      execFileSync('umount', ['-l', scratch.path]);
+      await scratch.remove();
+    });
+    const store = await Store.open(join(scratch.path, 'store'), { create: true });
+    const { vm } = await boot(
+      store,
+      bareConfig('random-writer', 'harts=2 mib=12', { name: 'vm', cpus: 2, memoryBytes: 24 * mib }),
+    );
+    t.teardown(() => vm.close());
+    // Long enough for the writers to fill memory with what LZ4 cannot shrink.
+    while (vm.status().instructions < 50_000_000) await new Promise((r) => setTimeout(r, 10));
+    await t.rejects(vm.checkpoint({ name: 'big', codec: 'lz4', wait: true }), { code: 'NO_SPACE' });
+    t.same(await readdir(store.checkpointsDirectory('vm')), [], 'nothing half-made is left');
+    const { instructions } = vm.status();
+    while (vm.status().instructions < instructions + 1_000_000) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    t.equal(vm.status().state, 'running', 'the guest goes on');
+    t.ok(vm.status().mappings < 10, 'no trace is left');
+  },
+);
 
 t.test('a store that cannot be written', { skip: noMount }, async (t) => {
   const scratch = await temporaryDirectory();

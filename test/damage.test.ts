@@ -73,7 +73,10 @@ t.test('a changed byte anywhere is found, and no reader gets wrong bytes', async
   const { directory, oracle } = await publish(t);
   t.same(await verifyCheckpoint(directory), [], 'undamaged, it verifies');
   const tree = await walkTree(directory);
-  t.ok([...tree.files.keys()].some((path) => path.endsWith('.redo')), 'it has a redo log');
+  t.ok(
+    [...tree.files.keys()].some((path) => path.endsWith('.redo')),
+    'it has a redo log',
+  );
   for (const [path, bytes] of tree.files) {
     const missed: number[] = [];
     const wrong: number[] = [];

@@ -8,7 +8,11 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { findCheckpoint, listCheckpoints, removeCheckpoint } from '../src/checkpoint/checkpoints.js';
+import {
+  findCheckpoint,
+  listCheckpoints,
+  removeCheckpoint,
+} from '../src/checkpoint/checkpoints.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { Vm } from '../src/vmm/vm.js';
 import { bareConfig, boot, temporaryDirectory, temporaryStore } from './support/guests.js';
@@ -22,7 +26,10 @@ const worker = fileURLToPath(new URL('./support/victim.js', import.meta.url));
 t.setTimeout(suiteLimitMs);
 
 /** A victim process and the lines it prints. */
-function victim(store: string, checkpoint: string): { child: ChildProcess; lines: AsyncIterable<string> } {
+function victim(
+  store: string,
+  checkpoint: string,
+): { child: ChildProcess; lines: AsyncIterable<string> } {
   const child = spawn(process.execPath, [worker, store, checkpoint], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -93,5 +100,8 @@ t.test(`${rounds} kills in the middle of restores and saves`, async (t) => {
   }
   t.ok(inSave > rounds / 2, `${inSave} kills came during saves`);
   t.ok(leftovers > 0, `${leftovers} unpublished checkpoints had to be cleared`);
-  t.same((await readdir(store.vmDirectory('vm'))).filter((name) => /\.(new|old)/.test(name)), []);
+  t.same(
+    (await readdir(store.vmDirectory('vm'))).filter((name) => /\.(new|old)/.test(name)),
+    [],
+  );
 });

@@ -99,17 +99,37 @@ t.test('a VM process killed with SIGKILL is restored in place', async (t) => {
   const child = spawn(
     process.execPath,
     [
-      ...[main, '--store', store.root, 'run', '--name', 'killed', '--memory', '128M', '--cpus', '2'],
-      ...['--kernel', linuxGuest.kernel, '--initrd', linuxGuest.initrd, '--append', config.append ?? ''],
+      ...[
+        main,
+        '--store',
+        store.root,
+        'run',
+        '--name',
+        'killed',
+        '--memory',
+        '128M',
+        '--cpus',
+        '2',
+      ],
+      ...[
+        '--kernel',
+        linuxGuest.kernel,
+        '--initrd',
+        linuxGuest.initrd,
+        '--append',
+        config.append ?? '',
+      ],
       ...['--disk', config.disks?.[0]?.path ?? ''],
     ],
     { stdio: ['pipe', 'pipe', 'inherit'] },
   );
   let text = '';
-  for await (const piece of child.stdout.setEncoding('utf8') as AsyncIterable<string>) {
-    text += piece;
-    if (/round 4 journal/.test(text)) break;
-  }
+  await new Promise<void>((resolve) => {
+    child.stdout.setEncoding('utf8').on('data', (piece: string) => {
+      text += piece;
+      if (text.includes('round 4 journal')) resolve();
+    });
+  });
   execFileSync(process.execPath, [
     ...[main, '--store', store.root, '-q', 'checkpoint', 'killed', '--name', 'alive'],
   ]);

@@ -16,34 +16,42 @@ const rounds = 100;
 t.setTimeout(suiteLimitMs);
 
 for (const codec of ['lz4', 'none'] satisfies Codec[]) {
-  t.test(`${rounds} checkpoints under two random writers equal the oracle (${codec})`, async (t) => {
-    const { store, remove } = await temporaryStore();
-    t.teardown(remove);
-    const { vm, watch } = await boot(
-      store,
-      bareConfig('random-writer', 'harts=2 mib=8', { name: 'writer', cpus: 2, memoryBytes: 24 * mib }),
-    );
-    t.teardown(() => vm.close());
-    await watch.printed(/random-writer harts=2/);
+  t.test(
+    `${rounds} checkpoints under two random writers equal the oracle (${codec})`,
+    async (t) => {
+      const { store, remove } = await temporaryStore();
+      t.teardown(remove);
+      const { vm, watch } = await boot(
+        store,
+        bareConfig('random-writer', 'harts=2 mib=8', {
+          name: 'writer',
+          cpus: 2,
+          memoryBytes: 24 * mib,
+        }),
+      );
+      t.teardown(() => vm.close());
+      await watch.printed(/random-writer harts=2/);
 
-    let faults = 0;
-    let different = 0;
-    for (let round = 0; round < rounds; round++) {
-      const name = `round-${round}`;
-      const before = vm.status().instructions;
-      const summary = await vm.checkpoint({ name, codec, wait: true }, { oracle: true });
-      const entry = await findCheckpoint(store, `writer@${name}`);
-      const image = await openMemoryImage(entry.directory);
-      const found = Buffer.alloc(image.bytes);
-      const length = await image.read(found, 0);
-      image.close();
-      if (length !== image.bytes || !found.equals(vm.oracle())) different++;
-      if (vm.status().instructions === before) t.fail('the guest stood still during the save');
-      if (round === 0) t.same(await verifyCheckpoint(entry.directory), [], 'the first one verifies');
-      faults += summary.faults ?? 0;
-      await removeCheckpoint(store, entry);
-    }
-    t.equal(different, 0, 'every published checkpoint equals the copy taken in its pause');
-    t.ok(faults > rounds, 'the harts took write-trace faults during the saves');
-  });
+      let faults = 0;
+      let different = 0;
+      for (let round = 0; round < rounds; round++) {
+        const name = `round-${round}`;
+        const before = vm.status().instructions;
+        const summary = await vm.checkpoint({ name, codec, wait: true }, { oracle: true });
+        const entry = await findCheckpoint(store, `writer@${name}`);
+        const image = await openMemoryImage(entry.directory);
+        const found = Buffer.alloc(image.bytes);
+        const length = await image.read(found, 0);
+        image.close();
+        if (length !== image.bytes || !found.equals(vm.oracle())) different++;
+        if (vm.status().instructions === before) t.fail('the guest stood still during the save');
+        if (round === 0)
+          t.same(await verifyCheckpoint(entry.directory), [], 'the first one verifies');
+        faults += summary.faults ?? 0;
+        await removeCheckpoint(store, entry);
+      }
+      t.equal(different, 0, 'every published checkpoint equals the copy taken in its pause');
+      t.ok(faults > rounds, 'the harts took write-trace faults during the saves');
+    },
+  );
 }

@@ -62,7 +62,7 @@ for (const harts of [1, 2]) {
 t.test('a read of a restoring VM’s memory faults its pages in', async (t) => {
   const { store, remove } = await temporaryStore();
   t.teardown(remove);
-  const { vm } = await boot(store, bareConfig("count", "steps=400000000", { name: "origin" }));
+  const { vm } = await boot(store, bareConfig('count', 'steps=400000000', { name: 'origin' }));
   t.teardown(() => vm.close());
   await vm.pause();
   await vm.checkpoint({ name: 'still', codec: 'lz4', wait: true }, { oracle: true });

@@ -25,9 +25,13 @@ uint64_t GuestClock::now() const noexcept {
   }
 }
 
-bool GuestClock::running() const noexcept { return running_.load(); }
+bool GuestClock::running() const noexcept {
+  return running_.load();
+}
 
-void GuestClock::set(uint64_t ticks) noexcept { offset_.store(ticks); }
+void GuestClock::set(uint64_t ticks) noexcept {
+  offset_.store(ticks);
+}
 
 void GuestClock::run() noexcept {
   if (running_.load()) return;

@@ -10,7 +10,8 @@
 
 namespace ckptfs {
 
-/** What kind of failure, stable across releases; src/errors.ts maps it to a code and an exit code. */
+/** What kind of failure, stable across releases; src/errors.ts maps it to a code and an exit code.
+ */
 enum class Code : uint8_t {
   usage,        // the caller asked for something malformed or out of range
   notFound,     // a file or object does not exist
@@ -36,7 +37,8 @@ class Error : public std::runtime_error {
   Code code_;
 };
 
-/** Throws Error for errno value `err`: "<what>: <strerror>", ENOENT → notFound, ENOSPC → noSpace, else io. */
+/** Throws Error for errno value `err`: "<what>: <strerror>", ENOENT → notFound, ENOSPC → noSpace,
+ * else io. */
 [[noreturn]] void throwErrno(int err, const std::string& what);
 
 }  // namespace ckptfs

@@ -26,7 +26,9 @@ struct Geometry {
   uint64_t blockBytes() const noexcept { return uint64_t{pageBytes} * pagesPerBlock; }
   uint64_t ioBlockBytes() const noexcept { return blockBytes() * blocksPerIoBlock; }
   /** Number of blocks that cover `bytes`; RAM is always a whole number of blocks. */
-  uint64_t blocksIn(uint64_t bytes) const noexcept { return (bytes + blockBytes() - 1) / blockBytes(); }
+  uint64_t blocksIn(uint64_t bytes) const noexcept {
+    return (bytes + blockBytes() - 1) / blockBytes();
+  }
   BlockId blockOf(uint64_t offset) const noexcept { return offset / blockBytes(); }
   uint64_t offsetOf(BlockId block) const noexcept { return block * blockBytes(); }
   /** Blocks touched by the bytes [offset, offset + length); length 0 touches none. */
@@ -38,7 +40,8 @@ struct Geometry {
   bool operator==(const Geometry&) const = default;
 };
 
-/** Throws Error(usage) unless the sizes are in range and `memoryBytes` is a whole number of blocks. */
+/** Throws Error(usage) unless the sizes are in range and `memoryBytes` is a whole number of blocks.
+ */
 void validate(const Geometry& geometry, uint64_t memoryBytes);
 
 }  // namespace ckptfs

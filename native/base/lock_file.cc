@@ -24,6 +24,8 @@ std::unique_ptr<LockFile> LockFile::take(const std::string& path) {
   return lock;
 }
 
-LockFile::~LockFile() { ::close(fd_); }
+LockFile::~LockFile() {
+  ::close(fd_);
+}
 
 }  // namespace ckptfs

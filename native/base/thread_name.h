@@ -5,6 +5,8 @@
 
 namespace ckptfs {
 
-inline void nameThread(const char* name) { pthread_setname_np(pthread_self(), name); }
+inline void nameThread(const char* name) {
+  pthread_setname_np(pthread_self(), name);
+}
 
 }  // namespace ckptfs

@@ -12,7 +12,8 @@
 namespace ckptfs::binding {
 
 /** Runs `work()` on a libuv pool thread, then settles with `convert(env, result)` on the JavaScript
- *  thread. Whatever `convert` captured lives until then: keep references to JavaScript objects there. */
+ *  thread. Whatever `convert` captured lives until then: keep references to JavaScript objects
+ * there. */
 template <class Work, class Convert>
 class AsyncWork final : public Napi::AsyncWorker {
  public:

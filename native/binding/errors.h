@@ -7,7 +7,8 @@
 
 namespace ckptfs::binding {
 
-/** A JavaScript Error with the message and `code` of `error`; src/native.ts makes it a CkptError. */
+/** A JavaScript Error with the message and `code` of `error`; src/native.ts makes it a CkptError.
+ */
 Napi::Error toJs(Napi::Env env, const Error& error);
 
 /** Runs `body` on the JavaScript thread and rethrows native failures as JavaScript exceptions. */

@@ -8,9 +8,9 @@ namespace ckptfs::binding {
 
 Events* Events::create(Napi::Env env, Napi::Function listener) {
   auto* events = new Events;
-  events->channel_ = Channel::New(env, listener, "ckptfs machine events", 0, 1, events,
-                                  [](Napi::Env, void*, Events* last) { delete last; },
-                                  static_cast<void*>(nullptr));
+  events->channel_ = Channel::New(
+      env, listener, "ckptfs machine events", 0, 1, events,
+      [](Napi::Env, void*, Events* last) { delete last; }, static_cast<void*>(nullptr));
   return events;
 }
 
@@ -29,7 +29,9 @@ void Events::post(const char* type, std::string payload) {
   if (channel_.NonBlockingCall(delivery) != napi_ok) delete delivery;
 }
 
-void Events::close() { channel_.Release(); }
+void Events::close() {
+  channel_.Release();
+}
 
 void Events::deliver(Napi::Env env, Napi::Function listener, Events* events, Delivery* delivery) {
   const std::unique_ptr<Delivery> owned(delivery);

@@ -1,7 +1,7 @@
 // Machine events on their way from the machine's threads to the JavaScript thread.
 //
-// Console output is gathered and delivered in batches: a guest that prints a byte at a time costs one
-// call into JavaScript for as many bytes as have come together since the last one.
+// Console output is gathered and delivered in batches: a guest that prints a byte at a time costs
+// one call into JavaScript for as many bytes as have come together since the last one.
 #pragma once
 
 #include <napi.h>

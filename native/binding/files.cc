@@ -17,7 +17,9 @@ namespace {
 
 using Info = const Napi::CallbackInfo&;
 
-std::string textAt(Info info, size_t index) { return info[index].As<Napi::String>().Utf8Value(); }
+std::string textAt(Info info, size_t index) {
+  return info[index].As<Napi::String>().Utf8Value();
+}
 
 uint64_t bytesAt(Info info, size_t index) {
   return uint64_t(info[index].As<Napi::Number>().Int64Value());
@@ -60,7 +62,8 @@ Napi::Value openDisk(Info info) {
 
 Napi::Value verifyMemoryImage(Info info) {
   return runAsync(
-      info.Env(), [directory = textAt(info, 0)] { return toText(ckptfs::verifyMemoryImage(directory)); },
+      info.Env(),
+      [directory = textAt(info, 0)] { return toText(ckptfs::verifyMemoryImage(directory)); },
       asString);
 }
 

@@ -15,9 +15,12 @@ namespace {
 
 const char* exitName(GuestExit::Kind kind) {
   switch (kind) {
-    case GuestExit::Kind::shutdown: return "shutdown";
-    case GuestExit::Kind::reboot: return "reboot";
-    case GuestExit::Kind::failure: return "failure";
+    case GuestExit::Kind::shutdown:
+      return "shutdown";
+    case GuestExit::Kind::reboot:
+      return "reboot";
+    case GuestExit::Kind::failure:
+      return "failure";
   }
   return "failure";
 }
@@ -49,19 +52,19 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
  public:
   static Napi::Function constructor(Napi::Env env) {
     using M = MachineObject;
-    return DefineClass(env, "Machine",
-                       {InstanceMethod<&M::loadFile>("loadFile"), InstanceMethod<&M::load>("load"),
-                        InstanceMethod<&M::boot>("boot"), InstanceMethod<&M::restore>("restore"),
-                        InstanceMethod<&M::start>("start"), InstanceMethod<&M::pause>("pause"),
-                        InstanceMethod<&M::resume>("resume"), InstanceMethod<&M::save>("save"),
-                        InstanceMethod<&M::cancelSave>("cancelSave"),
-                        InstanceMethod<&M::retryRestore>("retryRestore"),
-                        InstanceMethod<&M::saveProgress>("saveProgress"),
-                        InstanceMethod<&M::restoreProgress>("restoreProgress"),
-                        InstanceMethod<&M::consoleInput>("consoleInput"),
-                        InstanceMethod<&M::status>("status"), InstanceMethod<&M::memory>("memory"),
-                        InstanceMethod<&M::disk>("disk"), InstanceMethod<&M::oracle>("oracle"),
-                        InstanceMethod<&M::close>("close")});
+    return DefineClass(
+        env, "Machine",
+        {InstanceMethod<&M::loadFile>("loadFile"), InstanceMethod<&M::load>("load"),
+         InstanceMethod<&M::boot>("boot"), InstanceMethod<&M::restore>("restore"),
+         InstanceMethod<&M::start>("start"), InstanceMethod<&M::pause>("pause"),
+         InstanceMethod<&M::resume>("resume"), InstanceMethod<&M::save>("save"),
+         InstanceMethod<&M::cancelSave>("cancelSave"),
+         InstanceMethod<&M::retryRestore>("retryRestore"),
+         InstanceMethod<&M::saveProgress>("saveProgress"),
+         InstanceMethod<&M::restoreProgress>("restoreProgress"),
+         InstanceMethod<&M::consoleInput>("consoleInput"), InstanceMethod<&M::status>("status"),
+         InstanceMethod<&M::memory>("memory"), InstanceMethod<&M::disk>("disk"),
+         InstanceMethod<&M::oracle>("oracle"), InstanceMethod<&M::close>("close")});
   }
 
   explicit MachineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MachineObject>(info) {
@@ -142,7 +145,8 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
                                                    "ckptfs save", 0, 1);
       return runAsync(
           info.Env(),
-          [machine = machine_, request = parseCheckpointRequest(textAt(info, 0)), resumed]() mutable {
+          [machine = machine_, request = parseCheckpointRequest(textAt(info, 0)),
+           resumed]() mutable {
             struct Release {
               Napi::ThreadSafeFunction& function;
               ~Release() { function.Release(); }
@@ -201,8 +205,8 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
   Napi::Value oracle(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const auto& copy = machine().oracle();
-      return Napi::Buffer<uint8_t>::Copy(info.Env(),
-                                         reinterpret_cast<const uint8_t*>(copy.data()), copy.size());
+      return Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<const uint8_t*>(copy.data()),
+                                         copy.size());
     });
   }
 

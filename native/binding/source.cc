@@ -8,10 +8,10 @@
 namespace ckptfs::binding {
 
 void Source::define(Napi::Env env, Napi::Object) {
-  Napi::Function constructor = DefineClass(env, "Source",
-                                           {InstanceAccessor<&Source::bytes>("bytes"),
-                                            InstanceMethod<&Source::read>("read"),
-                                            InstanceMethod<&Source::close>("close")});
+  Napi::Function constructor =
+      DefineClass(env, "Source",
+                  {InstanceAccessor<&Source::bytes>("bytes"), InstanceMethod<&Source::read>("read"),
+                   InstanceMethod<&Source::close>("close")});
   Instance::of(env).source = Napi::Persistent(constructor);
 }
 
@@ -54,6 +54,8 @@ Napi::Value Source::read(const Napi::CallbackInfo& info) {
   });
 }
 
-void Source::close(const Napi::CallbackInfo&) { source_.reset(); }
+void Source::close(const Napi::CallbackInfo&) {
+  source_.reset();
+}
 
 }  // namespace ckptfs::binding

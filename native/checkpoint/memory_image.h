@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 #include "checkpoint/memory_map.h"
 
 namespace ckptfs {

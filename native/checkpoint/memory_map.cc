@@ -5,7 +5,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 
 namespace ckptfs {
 

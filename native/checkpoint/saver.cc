@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/thread_name.h"
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 
 namespace ckptfs {
 

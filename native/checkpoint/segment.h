@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "checkpoint/block_codec.h"
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 #include "checkpoint/format.h"
 
 namespace ckptfs {

@@ -6,7 +6,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 #include "checkpoint/memory_map.h"
 #include "checkpoint/segment.h"
 

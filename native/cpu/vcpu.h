@@ -1,4 +1,5 @@
-// The vCPU interface that the machine runs: free of any instruction set, so that a KVM backend fits.
+// The vCPU interface that the machine runs: free of any instruction set, so that a KVM backend
+// fits.
 //
 // One Vcpu runs on one thread, which the machine owns. Everything but run() may be called from any
 // thread unless said otherwise.
@@ -27,8 +28,8 @@ class VcpuHost {
   virtual bool mmioWrite(uint64_t address, unsigned size, uint64_t value) noexcept = 0;
   /** Guest time in GuestClock ticks. */
   virtual uint64_t now() noexcept = 0;
-  /** Asks for VcpuSet::timerExpired(vcpu) once guest time reaches `ticks`; replaces the vCPU's earlier
-   *  deadline; UINT64_MAX disarms. */
+  /** Asks for VcpuSet::timerExpired(vcpu) once guest time reaches `ticks`; replaces the vCPU's
+   * earlier deadline; UINT64_MAX disarms. */
   virtual void setTimer(unsigned vcpu, uint64_t ticks) noexcept = 0;
   /** Bytes for the debug console (SBI DBCN). */
   virtual void debugWrite(const uint8_t* bytes, uint64_t length) noexcept = 0;
@@ -46,7 +47,8 @@ class Vcpu {
   virtual void run() noexcept = 0;
   /** Makes a running or sleeping run() return soon; if none runs, the next one returns at once. */
   virtual void requestExit() noexcept = 0;
-  /** Instructions executed since the start, for `info` and benchmarks; approximate while running. */
+  /** Instructions executed since the start, for `info` and benchmarks; approximate while running.
+   */
   virtual uint64_t instructions() const noexcept = 0;
 };
 
@@ -55,7 +57,8 @@ class VcpuSet : public Stateful {
  public:
   virtual unsigned count() const noexcept = 0;
   virtual Vcpu& vcpu(unsigned index) noexcept = 0;
-  /** Boot state: vCPU 0 starts at `entry` with its index and `deviceTree` as arguments, the others wait. */
+  /** Boot state: vCPU 0 starts at `entry` with its index and `deviceTree` as arguments, the others
+   * wait. */
   virtual void reset(uint64_t entry, uint64_t deviceTree) noexcept = 0;
   /** Level of the external interrupt input of one vCPU (from the interrupt controller). */
   virtual void setExternalInterrupt(unsigned vcpu, bool level) noexcept = 0;

@@ -47,7 +47,8 @@ class File {
   /** The same, and the modification time too. */
   void syncWithTimes();
   void truncate(uint64_t bytes);
-  /** Gives the file another name, durably; Error(exists) if it is taken. Only right after creation. */
+  /** Gives the file another name, durably; Error(exists) if it is taken. Only right after creation.
+   */
   void rename(const std::string& path);
   /** Turns an exclusive lock into a shared one. */
   void share();

@@ -12,7 +12,8 @@ namespace ckptfs {
 namespace {
 
 constexpr unsigned kStateFormat = 1;
-/** A disk that does not answer for so long fails the checkpoint; the guest goes on waiting for it. */
+/** A disk that does not answer for so long fails the checkpoint; the guest goes on waiting for it.
+ */
 constexpr auto kDrainTimeout = std::chrono::seconds(30);
 
 /** How often a save that waits for a restore looks whether it is complete. */
@@ -61,10 +62,10 @@ void LiveSave::prepare() {
     auto fresh = chain->prepare(redo.path);
     switches_.push_back({std::move(chain), std::move(fresh)});
   }
-  saver_ = std::make_unique<Saver>(
-      machine_.memory_, SaveOptions{.directory = request_.directory,
-                                    .compress = request_.codec == "lz4",
-                                    .vcpus = machine_.config_.cpus});
+  saver_ =
+      std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
+                                                            .compress = request_.codec == "lz4",
+                                                            .vcpus = machine_.config_.cpus});
   running_ = saver_.get();
   if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
 }

@@ -1,9 +1,11 @@
 // One live checkpoint of a machine, in the order of requirement A.
 //
-//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in their
+//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in
+//   their
 //                queues), so that no IO is left for the pause
-//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing else
-//   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs sealed
+//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing
+//   else running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs
+//   sealed
 #pragma once
 
 #include <atomic>
@@ -22,7 +24,8 @@ class Machine;
 
 class LiveSave {
  public:
-  LiveSave(Machine& machine, const CheckpointRequest& request) : machine_(machine), request_(request) {}
+  LiveSave(Machine& machine, const CheckpointRequest& request)
+      : machine_(machine), request_(request) {}
 
   /** Runs it all on the calling thread. Throws Error with traces lifted and the guest running. */
   CheckpointResult run(const std::function<void(uint64_t pauseUs)>& resumed);

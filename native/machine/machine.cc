@@ -24,11 +24,16 @@ uint64_t nowNs() noexcept {
 
 const char* stateName(Machine::State state) {
   switch (state) {
-    case Machine::State::created: return "created";
-    case Machine::State::running: return "running";
-    case Machine::State::paused: return "paused";
-    case Machine::State::failed: return "failed";
-    case Machine::State::ended: return "ended";
+    case Machine::State::created:
+      return "created";
+    case Machine::State::running:
+      return "running";
+    case Machine::State::paused:
+      return "paused";
+    case Machine::State::failed:
+      return "failed";
+    case Machine::State::ended:
+      return "ended";
   }
   return "failed";
 }
@@ -49,7 +54,9 @@ Machine::Machine(const MachineConfig& config, Events events)
   memory_.onFailure([this] { onMemoryFailure(); });
 }
 
-Machine::~Machine() { close(); }
+Machine::~Machine() {
+  close();
+}
 
 std::span<std::byte> Machine::ram(uint64_t address, uint64_t length) {
   if (address < kRamBase || address - kRamBase > memory_.bytes() ||
@@ -74,7 +81,8 @@ void Machine::loadFile(const std::string& path, uint64_t fileOffset, uint64_t le
       const int err = errno;
       ::close(fd);
       if (n < 0) throwErrno(err, "cannot read " + path);
-      throw Error(Code::io, path + " is shorter than expected; it must not change while a VM starts");
+      throw Error(Code::io,
+                  path + " is shorter than expected; it must not change while a VM starts");
     }
     into = into.subspan(size_t(n));
     fileOffset += uint64_t(n);
@@ -82,7 +90,9 @@ void Machine::loadFile(const std::string& path, uint64_t fileOffset, uint64_t le
   ::close(fd);
 }
 
-void Machine::boot(uint64_t entry, uint64_t deviceTree) { vcpus_->reset(entry, deviceTree); }
+void Machine::boot(uint64_t entry, uint64_t deviceTree) {
+  vcpus_->reset(entry, deviceTree);
+}
 
 void Machine::restore(const RestoreRequest& request) {
   restoreBegunNs_ = nowNs();
@@ -182,7 +192,7 @@ void Machine::resume() {
 }
 
 CheckpointResult Machine::save(const CheckpointRequest& request,
-                         const std::function<void(uint64_t)>& resumed) {
+                               const std::function<void(uint64_t)>& resumed) {
   const std::unique_lock one(saveMutex_, std::try_to_lock);
   if (!one) throw Error(Code::busy, "another checkpoint of this VM is being saved");
   if (state_ != State::running && state_ != State::paused)
@@ -273,15 +283,13 @@ Json Machine::restoreProgress() const {
   if (!restorer_) return {};
   const auto p = restorer_->progress();
   const auto since = [&](uint64_t ns) { return ns ? (ns - restoreBegunNs_) / 1000 : 0; };
-  return {{"done", p.done},
-          {"blocks",
-           {{"total", p.total},
-            {"demand", p.demand},
-            {"prefetched", p.prefetched},
-            {"zero", p.zero}}},
-          {"faults", memory_.counters().faults},
-          {"firstInstructionUs", since(firstInstructionNs_)},
-          {"completeUs", since(p.completeNs)}};
+  return {
+      {"done", p.done},
+      {"blocks",
+       {{"total", p.total}, {"demand", p.demand}, {"prefetched", p.prefetched}, {"zero", p.zero}}},
+      {"faults", memory_.counters().faults},
+      {"firstInstructionUs", since(firstInstructionNs_)},
+      {"completeUs", since(p.completeNs)}};
 }
 
 ByteSource Machine::memorySource(std::shared_ptr<Machine> self) {
@@ -296,9 +304,8 @@ ByteSource Machine::memorySource(std::shared_ptr<Machine> self) {
 
 ByteSource Machine::diskSource(std::shared_ptr<Machine> self, const std::string& id) {
   auto disk = self->platform_.disk(id);
-  return {disk->bytes(), [disk](uint64_t offset, std::span<std::byte> into) {
-            disk->read(offset, into);
-          }};
+  return {disk->bytes(),
+          [disk](uint64_t offset, std::span<std::byte> into) { disk->read(offset, into); }};
 }
 
 bool Machine::mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept {
@@ -309,9 +316,13 @@ bool Machine::mmioWrite(uint64_t address, unsigned size, uint64_t value) noexcep
   return platform_.bus().write(address, size, value);
 }
 
-uint64_t Machine::now() noexcept { return clock_.now(); }
+uint64_t Machine::now() noexcept {
+  return clock_.now();
+}
 
-void Machine::setTimer(unsigned vcpu, uint64_t ticks) noexcept { timers_.set(vcpu, ticks); }
+void Machine::setTimer(unsigned vcpu, uint64_t ticks) noexcept {
+  timers_.set(vcpu, ticks);
+}
 
 void Machine::debugWrite(const uint8_t* bytes, uint64_t length) noexcept {
   events_.console({bytes, length});

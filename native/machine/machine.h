@@ -1,7 +1,8 @@
 // A virtual machine: guest memory, vCPUs on threads of their own, and the platform around them.
 //
-// Verbs may be called from any thread but the vCPUs'; pause, resume and save exclude one another where
-// they must. A guest that has ended, or that waits for memory that cannot be read, stays until close().
+// Verbs may be called from any thread but the vCPUs'; pause, resume and save exclude one another
+// where they must. A guest that has ended, or that waits for memory that cannot be read, stays
+// until close().
 #pragma once
 
 #include <atomic>
@@ -55,7 +56,8 @@ class Machine final : VcpuHost {
   void pause();
   void resume();
   /** A live checkpoint; returns when it is complete and durable, or throws with traces lifted. */
-  CheckpointResult save(const CheckpointRequest& request, const std::function<void(uint64_t pauseUs)>& resumed);
+  CheckpointResult save(const CheckpointRequest& request,
+                        const std::function<void(uint64_t pauseUs)>& resumed);
   /** Makes a save() under way throw Error(cancelled). */
   void cancelSave();
   /** Lets vCPUs that wait for memory that could not be read try again. */

@@ -1,6 +1,8 @@
-// The values that cross the native boundary, as structs and as JSON (src/native.ts has the same shapes).
+// The values that cross the native boundary, as structs and as JSON (src/native.ts has the same
+// shapes).
 //
-// TypeScript has validated them for people; here a wrong shape is a programming error (Code::usage).
+// TypeScript has validated them for people; here a wrong shape is a programming error
+// (Code::usage).
 #pragma once
 
 #include <cstdint>

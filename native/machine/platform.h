@@ -1,6 +1,7 @@
 // The devices around the vCPUs: bus, interrupt controller, console, disks, entropy source.
 //
-// Devices are thawed after the vCPUs, the interrupt controller first: each then drives its own line.
+// Devices are thawed after the vCPUs, the interrupt controller first: each then drives its own
+// line.
 #pragma once
 
 #include <chrono>

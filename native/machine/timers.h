@@ -1,6 +1,7 @@
 // One thread that turns vCPU timer deadlines in guest time into timer interrupts.
 //
-// Guest time stands still while the machine is quiesced; wake() tells the thread that it runs again.
+// Guest time stands still while the machine is quiesced; wake() tells the thread that it runs
+// again.
 #pragma once
 
 #include <condition_variable>

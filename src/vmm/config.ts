@@ -18,7 +18,11 @@ const maxDisks = memoryMap.virtio.slots - 1;
 export const defaultGeometry = { pageBytes: 4096, pagesPerBlock: 8, blocksPerIoBlock: 8 };
 
 const geometrySchema = z.strictObject({
-  pageBytes: z.number().int().min(4096).max(2 * mib),
+  pageBytes: z
+    .number()
+    .int()
+    .min(4096)
+    .max(2 * mib),
   pagesPerBlock: z.number().int().min(1).max(256),
   blocksPerIoBlock: z.number().int().min(1).max(256),
 });
@@ -36,7 +40,11 @@ export const vmConfigSchema = z.strictObject({
   kernel: z.string().min(1),
   initrd: z.string().min(1).optional(),
   append: z.string().max(2048),
-  memoryBytes: z.number().int().min(mib).max(2 ** 40),
+  memoryBytes: z
+    .number()
+    .int()
+    .min(mib)
+    .max(2 ** 40),
   cpus: z.number().int().min(1).max(32),
   disks: z.array(diskSchema).max(maxDisks),
   trace: z.literal('mprotect'),

@@ -105,7 +105,9 @@ async function serveCheckpoint(
 }
 
 function attachConsole(vm: Controlled, socket: Duplex): void {
-  socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ckptfs-console\r\n\r\n');
+  socket.write(
+    'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ckptfs-console\r\n\r\n',
+  );
   const detach = vm.onConsole((data) => {
     if (socket.writableLength > maxConsoleBacklogBytes) socket.destroy();
     else socket.write(data);
@@ -136,7 +138,10 @@ async function route(
     case 'POST /checkpoint':
       return serveCheckpoint(vm, request, response);
     default:
-      throw new CkptError('USAGE', `the control socket does not know ${request.method} ${request.url}`);
+      throw new CkptError(
+        'USAGE',
+        `the control socket does not know ${request.method} ${request.url}`,
+      );
   }
 }
 

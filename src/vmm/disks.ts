@@ -120,5 +120,7 @@ async function finishReplacement(vmDirectory: string): Promise<void> {
 }
 
 async function makeDirectory(path: string): Promise<void> {
-  await attempt(`cannot create ${dirname(path)}`, () => mkdir(path, { recursive: true, mode: 0o700 }));
+  await attempt(`cannot create ${dirname(path)}`, () =>
+    mkdir(path, { recursive: true, mode: 0o700 }),
+  );
 }

@@ -80,7 +80,10 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
       this.#onEvent(event),
     );
-    this.#consoleLog = createWriteStream(store.consoleLog(config.name), { flags: 'a', mode: 0o600 });
+    this.#consoleLog = createWriteStream(store.consoleLog(config.name), {
+      flags: 'a',
+      mode: 0o600,
+    });
     this.#consoleLog.on('error', (error) => debug('console.log: %o', error));
   }
 
@@ -184,7 +187,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         pause: () => this.pause(),
         resume: () => this.resume(),
         stop: () => this.stop(),
-        checkpoint: (request, onProgress, signal) => this.checkpoint(request, { onProgress, signal }),
+        checkpoint: (request, onProgress, signal) =>
+          this.checkpoint(request, { onProgress, signal }),
         consoleInput: (data) => this.consoleInput(data),
         onConsole: (listener) => {
           this.on('console', listener);

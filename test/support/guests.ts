@@ -29,18 +29,22 @@ export function bareGuest(name: string): string {
 }
 
 /** A directory of its own for a test; remove() takes everything with it. */
-export async function temporaryDirectory(): Promise<{ path: string; remove(): Promise<void> }> {
+export async function temporaryDirectory(): Promise<{ path: string; remove: () => Promise<void> }> {
   const path = await mkdtemp(join(tmpdir(), 'ckptfs-test-'));
   return { path, remove: () => rm(path, { recursive: true, force: true }) };
 }
 
-export async function temporaryStore(): Promise<{ store: Store; remove(): Promise<void> }> {
+export async function temporaryStore(): Promise<{ store: Store; remove: () => Promise<void> }> {
   const { path, remove } = await temporaryDirectory();
   return { store: await Store.open(join(path, 'store'), { create: true }), remove };
 }
 
 /** The configuration of a VM that runs a bare-metal guest. */
-export function bareConfig(guest: string, append: string, options: VmConfigInput = {}): VmConfigInput {
+export function bareConfig(
+  guest: string,
+  append: string,
+  options: VmConfigInput = {},
+): VmConfigInput {
   return { kernel: bareGuest(guest), append, memoryBytes: 16 * mib, ...options };
 }
 

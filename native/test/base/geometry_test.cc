@@ -2,10 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
-#include <nlohmann/json.hpp>
 
 using namespace ckptfs;
 

@@ -74,6 +74,46 @@ TEST_CASE("a requested exit is kept for the next run, and taken by sleepers") {
   CHECK(machine.cpus->vcpu(0).instructions() == 0);
 }
 
+TEST_CASE("a remote fence waits for a hart in the middle of an instruction, but an exit does not") {
+  TestMachine machine(2);
+  const auto image = loadGuest("rfence");
+  machine.write(TestMachine::kRamBase, image.data(), image.size());
+  std::atomic<bool> released{false};
+  machine.host.onDeviceRead = [&] {
+    auto* flag = reinterpret_cast<uint32_t*>(machine.memory.hostView() + 0x10000);
+    __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST);
+    released.wait(false);
+  };
+  const auto console = [&] {
+    std::lock_guard lock(machine.host.mutex);
+    return machine.host.console;
+  };
+  const auto run = [&](unsigned index) {
+    return std::thread([&, index] {
+      GuestMemory::attachThread();
+      machine.cpus->vcpu(index).run();
+    });
+  };
+  machine.cpus->reset(TestMachine::kRamBase, 0);
+  std::thread first = run(0), second = run(1);
+  while (console().empty()) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // time enough for a wrong answer
+  CHECK(console() == "A");
+
+  machine.cpus->vcpu(0).requestExit();  // leaves at the call, which is made again later
+  first.join();
+  CHECK(console() == "A");
+  first = run(0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  CHECK(console() == "A");
+  released = true;
+  released.notify_all();
+  first.join();
+  second.join();
+  CHECK(console() == "AB");
+  CHECK(machine.host.exits[0].reason == 0);
+}
+
 TEST_CASE("state goes through JSON unchanged, timers are armed again") {
   HartStates states;
   states.harts.resize(2);

@@ -11,6 +11,7 @@ namespace ckptfs::rv64::test {
 
 bool TestHost::mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept {
   if (address < kDevice || address + size > kDevice + 8) return false;
+  if (onDeviceRead) onDeviceRead();
   std::lock_guard lock(mutex);
   value = 0;
   std::memcpy(&value, reinterpret_cast<const uint8_t*>(&device) + (address - kDevice), size);

@@ -32,7 +32,8 @@ class TestHost : public VcpuHost {
   void guestExit(const GuestExit& exit) noexcept override;
 
   VcpuSet* cpus = nullptr;
-  std::function<void()> onConsole;  // after every debugWrite
+  std::function<void()> onConsole;     // after every debugWrite
+  std::function<void()> onDeviceRead;  // before every mmioRead
   std::atomic<uint64_t> ticks{0};
   std::mutex mutex;  // guards what follows
   uint64_t device = 0;

@@ -7,7 +7,8 @@
 enum { kImageBytes = 0x20000, kResults = 0x10800 };
 
 static void call(void* entry) {
-  /* The program may change any register but sp, which it does change: keep sp and gp, tp in memory. */
+  /* The program may change any register but sp, which it does change: keep sp and gp, tp in memory.
+   */
   static uint64_t saved[16];
   asm volatile(
       "la t0, %1\n sd sp, 0(t0)\n sd gp, 8(t0)\n sd tp, 16(t0)\n sd s0, 24(t0)\n sd s1, 32(t0)\n"

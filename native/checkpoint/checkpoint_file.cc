@@ -1,4 +1,4 @@
-#include "checkpoint/file.h"
+#include "checkpoint/checkpoint_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -75,29 +75,26 @@ export class Watch {
   }
 
   /** Resolves with the first match of `pattern`; rejects at the guest's end or the deadline. */
-  async printed(pattern: RegExp, deadlineMs = defaultDeadlineMs): Promise<RegExpExecArray> {
-    await this.#until(() => pattern.test(this.text), `print ${pattern}`, deadlineMs);
-    return pattern.exec(this.text) as RegExpExecArray;
+  printed(pattern: RegExp, deadlineMs = defaultDeadlineMs): Promise<RegExpExecArray> {
+    return this.#until(() => pattern.exec(this.text), `print ${pattern.source}`, deadlineMs);
   }
 
-  async ended(deadlineMs = defaultDeadlineMs): Promise<GuestExit> {
-    await this.#until(() => this.exit !== undefined, 'end', deadlineMs);
-    return this.exit as GuestExit;
+  ended(deadlineMs = defaultDeadlineMs): Promise<GuestExit> {
+    return this.#until(() => this.exit, 'end', deadlineMs);
   }
 
-  async failed(deadlineMs = defaultDeadlineMs): Promise<Error> {
-    await this.#until(() => this.error !== undefined, 'fail', deadlineMs);
-    return this.error as Error;
+  failed(deadlineMs = defaultDeadlineMs): Promise<Error> {
+    return this.#until(() => this.error, 'fail', deadlineMs);
   }
 
-  async #until(holds: () => boolean, what: string, deadlineMs: number): Promise<void> {
-    const deadline = Date.now() + deadlineMs;
-    while (!holds()) {
+  async #until<T>(find: () => T | null | undefined, what: string, deadlineMs: number): Promise<T> {
+    for (const deadline = Date.now() + deadlineMs; ;) {
+      const found = find();
+      if (found !== null && found !== undefined) return found;
       const leftMs = deadline - Date.now();
       if (this.exit || leftMs <= 0) {
-        throw new Error(
-          `the guest did not ${what} (${this.exit ? 'it ended' : 'deadline'}): ${this.text.slice(-400)}`,
-        );
+        const why = this.exit ? 'it ended' : 'deadline';
+        throw new Error(`the guest did not ${what} (${why}): ${this.text.slice(-400)}`);
       }
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, leftMs);

@@ -90,7 +90,7 @@ async function demo(scratch: string): Promise<void> {
 
   // The command line that scripts/guest recommends leaves out what takes most of a Debian kernel's boot.
   const cmdline = (await readFile(join(guest, 'cmdline'), 'utf8')).trim();
-  const append = `${cmdline} ckptfs.mode=writer ckptfs.mib=64 ckptfs.rounds=60`;
+  const append = `${cmdline} ckptfs.mode=writer ckptfs.mib=64 ckptfs.rounds=120`;
 
   tell(
     '1. Boot Debian’s riscv64 kernel, with a copy-on-write ext4 disk and a self-checking writer',

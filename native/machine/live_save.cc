@@ -11,7 +11,6 @@
 namespace ckptfs {
 namespace {
 
-constexpr unsigned kStateFormat = 1;
 /** A disk that does not answer for so long fails the checkpoint; the guest goes on waiting for it.
  */
 constexpr auto kDrainTimeout = std::chrono::seconds(30);
@@ -148,7 +147,7 @@ std::vector<DiskConfig> LiveSave::frozenDisks() const {
 std::string LiveSave::FrozenMachine::toJson() const {
   Json components = Json::object();
   for (const auto& [name, state] : devices) components[name] = state->toJson();
-  const Json json{{"format", kStateFormat},
+  const Json json{{"format", kDeviceStateFormat},
                   {"clock", toHex(ticks)},
                   {"vcpus", vcpus->toJson()},
                   {"devices", components}};

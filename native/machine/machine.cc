@@ -16,8 +16,6 @@ using memory_map::kRamBase;
 
 namespace {
 
-constexpr unsigned kStateFormat = 1;
-
 uint64_t nowNs() noexcept {
   return uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
 }
@@ -99,7 +97,7 @@ void Machine::restore(const RestoreRequest& request) {
   Json state;
   try {
     state = Json::parse(request.deviceState);
-    if (state.at("format") != kStateFormat)
+    if (state.at("format") != kDeviceStateFormat)
       throw Error(Code::unsupported, "device state: unknown format; use a newer ckptfs");
     clock_.set(fromHex(state.at("clock")));
     vcpus_->thaw(state.at("vcpus"));

@@ -16,6 +16,9 @@
 
 namespace ckptfs {
 
+/** Version of the JSON text in device-state.json. */
+inline constexpr unsigned kDeviceStateFormat = 1;
+
 /** A raw parent under redo logs, oldest first. */
 struct DiskLayers {
   std::string parent;

@@ -16,15 +16,14 @@ import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import {
   type ByteSource,
-  type FileLock,
   type GuestExit,
-  lockFile,
   type MachineEvent,
   type NativeDiskConfig,
   NativeMachine,
   type RestoreProgress,
 } from '../native.js';
 import { type BootPlan, planBoot } from './boot.js';
+import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
 import { checkDisks, completeConfig } from './config.js';
 import { type ControlServer, serveControl } from './control.js';
 import { describeMachine, flatten } from './devicetree.js';
@@ -39,12 +38,6 @@ import type {
 } from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
-
-/** A VM's claim on its name: the lock, and whether the name is new. */
-interface Claim {
-  lock: FileLock;
-  isNew: boolean;
-}
 
 interface VmEvents {
   console: [data: Buffer];
@@ -106,7 +99,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   }
 
   static async #boot(store: Store, config: VmConfig, plan: BootPlan, claim: Claim): Promise<Vm> {
-    return guarded(store, config.name, claim, async () => {
+    return releasingOnFailure(store, config.name, claim, async () => {
       await cleanUnpublished(store, config.name);
       const vm = new Vm(store, config, claim, await bootDisks(store, config));
       try {
@@ -147,7 +140,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const config = completeConfig({ ...(manifest.config as VmConfigInput), name });
     const inPlace = name === manifest.vm && (await store.hasVm(name));
     const claim = inPlace ? claimExisting(store, name) : await claimNew(store, name);
-    return guarded(store, name, claim, async () => {
+    return releasingOnFailure(store, name, claim, async () => {
       await cleanUnpublished(store, name);
       const vm = new Vm(store, config, claim, await restoreDisks(store, config, checkpoint));
       try {
@@ -367,45 +360,5 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       .then(() => replaceFile(this.#store.statusFile(this.name), text))
       .catch((error: unknown) => debug('status.json: %o', error));
     return this.#statusWritten;
-  }
-}
-
-async function claimNew(store: Store, name: string): Promise<Claim> {
-  await store.createVm(name);
-  try {
-    return { ...claimExisting(store, name), isNew: true };
-  } catch (error) {
-    await store.abandonVm(name);
-    throw error;
-  }
-}
-
-function claimExisting(store: Store, name: string): Claim {
-  const lock = lockFile(store.lockFile(name));
-  if (!lock) throw busy(name);
-  return { lock, isNew: false };
-}
-
-function busy(name: string): CkptError {
-  return new CkptError(
-    'BUSY',
-    `VM ${name} is running; stop it first (ckptfs stop ${name}), or give another --name`,
-    { vm: name },
-  );
-}
-
-/** Runs `body`; when it fails the claim is given back, and a new VM's directory removed. */
-async function guarded<T>(
-  store: Store,
-  name: string,
-  claim: Claim,
-  body: () => Promise<T>,
-): Promise<T> {
-  try {
-    return await body();
-  } catch (error) {
-    if (claim.isNew) await store.abandonVm(name);
-    claim.lock.unlock();
-    throw error;
   }
 }

@@ -1,0 +1,54 @@
+/**
+ * A VM process's claim on its VM: the lock, and the VM's directory when it is new.
+ */
+import type { Store } from '../checkpoint/store.js';
+import { CkptError } from '../errors.js';
+import { type FileLock, lockFile } from '../native.js';
+
+/** A VM's claim on its name: the lock, and whether the name is new. */
+export interface Claim {
+  lock: FileLock;
+  isNew: boolean;
+}
+
+/** Claims a new name. EXISTS when it is taken; nothing is left behind on failure. */
+export async function claimNew(store: Store, name: string): Promise<Claim> {
+  await store.createVm(name);
+  try {
+    return { ...claimExisting(store, name), isNew: true };
+  } catch (error) {
+    await store.abandonVm(name);
+    throw error;
+  }
+}
+
+/** Claims a VM that exists. BUSY when its process runs. */
+export function claimExisting(store: Store, name: string): Claim {
+  const lock = lockFile(store.lockFile(name));
+  if (!lock) throw busy(name);
+  return { lock, isNew: false };
+}
+
+function busy(name: string): CkptError {
+  return new CkptError(
+    'BUSY',
+    `VM ${name} is running; stop it first (ckptfs stop ${name}), or give another --name`,
+    { vm: name },
+  );
+}
+
+/** Runs `body`; when it fails the claim is given back, and a new VM's directory removed. */
+export async function releasingOnFailure<T>(
+  store: Store,
+  name: string,
+  claim: Claim,
+  body: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    if (claim.isNew) await store.abandonVm(name);
+    claim.lock.unlock();
+    throw error;
+  }
+}

@@ -312,8 +312,11 @@ export class NativeMachine {
     this.#raw.consoleInput(data);
   }
 
+  /** USAGE after close(). */
   status(): MachineStatus {
-    return JSON.parse(this.#raw.status()) as MachineStatus;
+    const status = JSON.parse(this.#raw.status()) as MachineStatus | null;
+    if (status === null) throw new CkptError('USAGE', 'the machine has been closed');
+    return status;
   }
 
   /** Guest RAM now; a read faults in blocks that a lazy restore has not loaded. */

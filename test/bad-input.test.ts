@@ -42,19 +42,24 @@ function isClear(t: Test, found: ReturnType<typeof failing>, status: number, wha
   t.match(found.line, /^ckptfs: [^\n]+\n$/, 'one line');
 }
 
-t.test('what a VM cannot be made of', async (t) => {
+/** A store and a directory for disks, gone with the test. */
+async function places(t: Test): Promise<{ store: Store; file: (name: string) => string }> {
   const { store, remove } = await temporaryStore();
   t.teardown(remove);
   const scratch = await temporaryDirectory();
   t.teardown(scratch.remove);
-  const file = (name: string) => join(scratch.path, name);
+  return { store, file: (name) => join(scratch.path, name) };
+}
+
+t.test('what a VM cannot be made of', async (t) => {
+  const { store, file } = await places(t);
   await writeFile(file('text'), 'this is no kernel\n'.repeat(100));
   await writeFile(file('odd.img'), Buffer.alloc(1000));
   const hello = ['--kernel', bareGuest('hello')];
   const run = (...args: string[]) => failing(store, ['run', '--name', 'vm', ...args]);
 
   isClear(t, run('--kernel', file('none')), 10, /kernel .*none does not exist/);
-  isClear(t, run('--kernel', scratch.path), 2, /kernel .* is not a regular file/);
+  isClear(t, run('--kernel', file('.')), 2, /kernel .* is not a regular file/);
   isClear(t, run('--kernel', file('text')), 2, /text is neither .* Image nor an ELF/);
   isClear(t, run('--kernel', '/bin/true'), 2, /not a 64-bit little-endian RISC-V/);
   isClear(t, run(...hello, '--initrd', file('none')), 10, /initramfs .*none does not exist/);
@@ -67,11 +72,8 @@ t.test('what a VM cannot be made of', async (t) => {
 });
 
 t.test('a name that is taken, a disk that is in use', async (t) => {
-  const { store, remove } = await temporaryStore();
-  t.teardown(remove);
-  const scratch = await temporaryDirectory();
-  t.teardown(scratch.remove);
-  const disk = join(scratch.path, 'disk.img');
+  const { store, file } = await places(t);
+  const disk = file('disk.img');
   await writeFile(disk, Buffer.alloc(mib));
   const { vm } = await boot(
     store,
@@ -106,11 +108,8 @@ t.test('a name that is taken, a disk that is in use', async (t) => {
 });
 
 t.test('a checkpoint with each of its files damaged or cut short', async (t) => {
-  const { store, remove } = await temporaryStore();
-  t.teardown(remove);
-  const scratch = await temporaryDirectory();
-  t.teardown(scratch.remove);
-  const disk = join(scratch.path, 'disk.img');
+  const { store, file } = await places(t);
+  const disk = file('disk.img');
   await writeFile(disk, Buffer.alloc(mib));
   const { vm } = await boot(
     store,

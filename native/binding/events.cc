@@ -1,5 +1,6 @@
 #include "binding/events.h"
 
+#include <algorithm>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,7 @@ void Events::console(std::span<const uint8_t> bytes) {
   {
     std::lock_guard lock(mutex_);
     const bool scheduled = !pending_.empty();
+    bytes = bytes.first(std::min(bytes.size(), kConsoleLimitBytes - pending_.size()));
     pending_.insert(pending_.end(), bytes.begin(), bytes.end());
     if (scheduled) return;
   }

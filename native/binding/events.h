@@ -1,7 +1,9 @@
 // Machine events on their way from the machine's threads to the JavaScript thread.
 //
 // Console output is gathered and delivered in batches: a guest that prints a byte at a time costs
-// one call into JavaScript for as many bytes as have come together since the last one.
+// one call into JavaScript for as many bytes as have come together since the last one. What a guest
+// prints while JavaScript is busy is lost beyond kConsoleLimitBytes: a guest must neither fill the
+// host's memory nor wait for JavaScript.
 #pragma once
 
 #include <napi.h>
@@ -16,6 +18,8 @@ namespace ckptfs::binding {
 
 class Events {
  public:
+  static constexpr size_t kConsoleLimitBytes = 1 << 20;
+
   /** `listener(type, payload)` is called on the JavaScript thread of `env`. The object lives until
    *  close() and the last delivery, whichever is later. */
   static Events* create(Napi::Env env, Napi::Function listener);

@@ -172,7 +172,9 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
 
   /** A report as text; a closed machine has none. */
   Napi::Value report(const Napi::CallbackInfo& info, Json (Machine::*what)() const) {
-    return Napi::String::New(info.Env(), machine_ ? (*machine_.*what)().dump() : "null");
+    return guarded(info.Env(), [&] {
+      return Napi::String::New(info.Env(), machine_ ? (*machine_.*what)().dump() : "null");
+    });
   }
 
   Napi::Value saveProgress(const Napi::CallbackInfo& info) {
@@ -184,8 +186,10 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
   Napi::Value status(const Napi::CallbackInfo& info) { return report(info, &Machine::status); }
 
   void consoleInput(const Napi::CallbackInfo& info) {
-    const auto data = info[0].As<Napi::Uint8Array>();
-    if (machine_) machine_->consoleInput({data.Data(), data.ByteLength()});
+    guarded(info.Env(), [&] {
+      const auto data = info[0].As<Napi::Uint8Array>();
+      if (machine_) machine_->consoleInput({data.Data(), data.ByteLength()});
+    });
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {

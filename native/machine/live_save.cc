@@ -86,6 +86,7 @@ void LiveSave::pause() {
   Clock::time_point stopped, armed, copied, switched;
   {
     const Unquiesce guest{machine_};
+    if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
     saver_->arm();
     armed = Clock::now();

@@ -179,7 +179,9 @@ void Machine::pause() {
   if (state_ != State::running) throw Error(Code::usage, "the guest is not running");
   quiesce();
   State expected = State::running;
-  state_.compare_exchange_strong(expected, State::paused);
+  if (state_.compare_exchange_strong(expected, State::paused)) return;
+  unquiesce();
+  throw Error(Code::usage, "the guest has ended or failed meanwhile");
 }
 
 void Machine::resume() {
@@ -191,10 +193,10 @@ void Machine::resume() {
 
 CheckpointResult Machine::save(const CheckpointRequest& request,
                                const std::function<void(uint64_t)>& resumed) {
+  if (!alive()) throw Error(Code::usage, "the guest does not run, so there is nothing to save");
   const std::unique_lock one(saveMutex_, std::try_to_lock);
+  if (closing_) throw Error(Code::cancelled, "the VM is being closed");
   if (!one) throw Error(Code::busy, "another checkpoint of this VM is being saved");
-  if (state_ != State::running && state_ != State::paused)
-    throw Error(Code::usage, "the guest does not run, so there is nothing to save");
   LiveSave save(*this, request);
   {
     std::lock_guard lock(liveMutex_);
@@ -207,6 +209,7 @@ CheckpointResult Machine::save(const CheckpointRequest& request,
       machine.live_ = nullptr;
     }
   } forget{*this};
+  if (closing_) save.cancel();  // close() may have come before there was a save to cancel
   return save.run(resumed);
 }
 
@@ -220,24 +223,39 @@ std::string Machine::memoryError() const {
   return error.empty() ? "guest memory cannot be read" : error;
 }
 
-void Machine::onMemoryFailure() {
+bool Machine::holdFailed() noexcept {
+  const std::lock_guard lock(failureMutex_);
   State expected = State::running;
-  if (!state_.compare_exchange_strong(expected, State::failed)) return;
+  if (!state_.compare_exchange_strong(expected, State::failed)) return false;
   // The failing thread stays inside its fault, so nobody may wait for it to park.
   gate_.hold();
   gate_.stuck(true);
   requestExits();
-  events_.error(memoryError());
+  return true;
+}
+
+void Machine::onMemoryFailure() {
+  if (holdFailed()) events_.error(memoryError());
 }
 
 void Machine::retryRestore() {
-  if (state_ != State::failed)
-    throw Error(Code::usage, "the guest has not failed, so there is nothing to retry");
-  // Failing again from here on is a new failure.
-  state_ = State::running;
-  gate_.stuck(false);
-  gate_.release();
-  restorer_->retry();
+  {
+    const std::lock_guard lock(failureMutex_);
+    State expected = State::failed;
+    // Failing again from here on is a new failure, with a hold of its own.
+    if (!state_.compare_exchange_strong(expected, State::running))
+      throw Error(Code::usage, "the guest has not failed, so there is nothing to retry");
+    gate_.stuck(false);
+  }
+  try {
+    restorer_->retry();
+  } catch (const Error&) {  // nothing could be tried: the guest is where it was
+    holdFailed();
+    unquiesce();
+    throw;
+  }
+  // Only now: a pause may hold the lock of this while it waits for the vCPU that tries again.
+  unquiesce();
   platform_.retry();
 }
 

@@ -96,6 +96,13 @@ class Machine final : VcpuHost {
   void unquiesce();
   void requestExits() noexcept;
   void onMemoryFailure();
+  /** From running to failed, with a hold; false: the machine was not running. */
+  bool holdFailed() noexcept;
+  /** The guest runs, or would if it were not paused. */
+  bool alive() const noexcept {
+    const State state = state_;
+    return state == State::running || state == State::paused;
+  }
   std::string memoryError() const;
   void watchFirstInstruction();
   std::span<std::byte> ram(uint64_t address, uint64_t length);
@@ -113,8 +120,9 @@ class Machine final : VcpuHost {
 
   std::atomic<State> state_{State::created};
   std::atomic<bool> closing_{false};
-  std::mutex holdMutex_;   // orders quiesce and unquiesce
-  std::mutex inputMutex_;  // console input stays out while state is copied
+  std::mutex holdMutex_;     // orders quiesce and unquiesce
+  std::mutex failureMutex_;  // failing and retrying: state and gate change as one
+  std::mutex inputMutex_;    // console input stays out while state is copied
 
   // Restore; set before start() and kept for its report.
   std::unique_ptr<MemoryImage> image_;

@@ -1,5 +1,6 @@
 #include "machine/machine_config.h"
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -17,6 +18,16 @@ auto parse(const std::string& json, const char* what, Read read) {
   }
 }
 
+/** A 64-bit number as a string of digits: JavaScript would round a JSON number. */
+uint64_t parseDecimal(const std::string& text) {
+  uint64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc{} || stop != end)
+    throw Error(Code::usage, "\"" + text + "\" is not a 64-bit decimal number");
+  return value;
+}
+
 void readLayers(const Json& json, DiskLayers& layers) {
   json.at("parent").get_to(layers.parent);
   for (const Json& log : json.at("redo")) {
@@ -27,7 +38,7 @@ void readLayers(const Json& json, DiskLayers& layers) {
   if (const auto it = json.find("parentIdentity"); it != json.end()) {
     ParentIdentity identity;
     it->at("bytes").get_to(identity.bytes);
-    identity.mtimeNs = std::stoull(it->at("mtimeNs").get<std::string>());
+    identity.mtimeNs = parseDecimal(it->at("mtimeNs"));
     layers.parentIdentity = identity;
   }
 }

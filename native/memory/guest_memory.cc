@@ -237,7 +237,7 @@ void GuestMemory::Impl::arm(TraceClient* newClient, BlockState armed) {
     engine->armAccess();
   client.store(newClient, std::memory_order_release);
   for (BlockId block = 0; block < blockCount; ++block)
-    states[block].store(armed, std::memory_order_relaxed);
+    states[block].store(armed, std::memory_order_release);  // whoever sees it sees the client too
   mode.store(armed, std::memory_order_release);
 }
 

@@ -6,6 +6,7 @@
  * is as before; the guest goes on, with its writes in the new redo logs if the switch had happened.
  */
 import { basename } from 'node:path';
+import { CkptError } from '../errors.js';
 import type { NativeMachine, SaveProgress, SaveResult } from '../native.js';
 import type { CheckpointRequest, CheckpointSummary, VmConfig } from '../types.js';
 import { freeTimeName } from './checkpoints.js';
@@ -53,7 +54,7 @@ export async function saveCheckpoint(
     for (const disk of config.disks) {
       if (!disk.readonly) redo.push({ disk: disk.id, path: await context.nextRedo(disk.id) });
     }
-    hooks.signal?.throwIfAborted();
+    refuseCancelled(hooks);
     hooks.signal?.addEventListener('abort', cancel);
     const result = await machine.save(
       {
@@ -64,6 +65,7 @@ export async function saveCheckpoint(
       },
       (pauseUs) => hooks.onResumed?.({ ...known, state: 'saving', pauseUs }),
     );
+    refuseCancelled(hooks); // the abort may have come before the addon had a save to cancel
     const manifest = await publish(publication, config, createdAt, request, result);
     return {
       ...known,
@@ -81,6 +83,10 @@ export async function saveCheckpoint(
     clearInterval(timer);
     hooks.signal?.removeEventListener('abort', cancel);
   }
+}
+
+function refuseCancelled(hooks: SaveHooks): void {
+  if (hooks.signal?.aborted) throw new CkptError('CANCELLED', 'the checkpoint was cancelled');
 }
 
 async function publish(

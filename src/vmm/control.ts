@@ -88,7 +88,8 @@ async function serveCheckpoint(
     if (!response.writableEnded) gone.abort();
   });
   const line = (value: object): void => {
-    response.write(`${JSON.stringify(value)}\n`);
+    // Without wait the progress goes on after the answer.
+    if (!response.writableEnded) response.write(`${JSON.stringify(value)}\n`);
   };
   response.writeHead(200, { 'content-type': 'application/jsonl' });
   try {

@@ -3,14 +3,16 @@
  *
  *   <vm>/disks/<id>/<n>.redo   n counts from 00000001; the oldest first, the last one takes the writes
  *   <vm>/disks.new/            the disks of a restore, until they replace disks/
- *   <vm>/disks.old/            the replaced disks, until they are removed
+ *   <vm>/disks.old/            the replaced disks, until the restore has succeeded
+ *
+ * A restore that a kill cuts short has happened once disks/ are its own, and else has not.
  *
  * Owner: the process that holds the VM's lock.
  */
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
-import { attempt, linkOrCopy, namesIn, pathExists } from '../checkpoint/files.js';
+import { attempt, linkOrCopy, namesIn, pathExists, syncPath } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
 import { createRedoLog, type NativeDiskConfig, type RedoLayer } from '../native.js';
 import type { DiskConfig, VmConfig } from '../types.js';
@@ -39,7 +41,7 @@ function access(disk: DiskConfig, redo: readonly string[]): NativeDiskConfig['ac
 
 /** The disks of a VM that boots: the logs it has, and a first one for a new non-persistent disk. */
 export async function bootDisks(store: Store, config: VmConfig): Promise<NativeDiskConfig[]> {
-  await finishReplacement(store.vmDirectory(config.name));
+  await settleReplacement(store.vmDirectory(config.name));
   const disks: NativeDiskConfig[] = [];
   for (const disk of config.disks) {
     const directory = store.diskDirectory(config.name, disk.id);
@@ -62,7 +64,8 @@ export async function bootDisks(store: Store, config: VmConfig): Promise<NativeD
 
 /**
  * The disks of a VM that is restored: the checkpoint's sealed logs under a fresh one. They replace the
- * disks of an earlier run of the VM: restoring in place goes back to the checkpoint.
+ * disks of an earlier run of the VM: restoring in place goes back to the checkpoint. The caller ends
+ * that with keepRestoredDisks() or, when the restore fails, with returnReplacedDisks().
  */
 export async function restoreDisks(
   store: Store,
@@ -70,8 +73,8 @@ export async function restoreDisks(
   checkpoint: Checkpoint,
 ): Promise<NativeDiskConfig[]> {
   const vmDirectory = store.vmDirectory(config.name);
-  const fresh = join(vmDirectory, 'disks.new');
-  await attempt(`cannot prepare ${fresh}`, () => rm(fresh, { recursive: true, force: true }));
+  await settleReplacement(vmDirectory);
+  const { current, fresh, old } = places(vmDirectory);
   const disks: NativeDiskConfig[] = [];
   for (const disk of config.disks) {
     const layers = diskLayers(checkpoint, disk.id);
@@ -98,22 +101,41 @@ export async function restoreDisks(
   }
   await attempt(`cannot replace the disks of VM ${config.name}`, async () => {
     await mkdir(fresh, { recursive: true });
-    await rm(join(vmDirectory, 'disks.old'), { recursive: true, force: true });
-    if (await pathExists(join(vmDirectory, 'disks'))) {
-      await rename(join(vmDirectory, 'disks'), join(vmDirectory, 'disks.old'));
-    }
+    if (await pathExists(current)) await rename(current, old);
+    await rename(fresh, current);
+    await syncPath(vmDirectory);
   });
-  await finishReplacement(vmDirectory);
   return disks;
 }
 
-/** Ends a replacement of the disks, also one that a kill cut short between its two renames. */
-async function finishReplacement(vmDirectory: string): Promise<void> {
-  const [current, fresh, old] = ['disks', 'disks.new', 'disks.old'].map((name) =>
-    join(vmDirectory, name),
-  ) as [string, string, string];
+/** The restore has succeeded: the disks that it replaced go. */
+export async function keepRestoredDisks(store: Store, vm: string): Promise<void> {
+  await settleReplacement(store.vmDirectory(vm));
+}
+
+/** The restore has failed and its machine is closed: the disks that it replaced come back. */
+export async function returnReplacedDisks(store: Store, vm: string): Promise<void> {
+  const vmDirectory = store.vmDirectory(vm);
+  const { current, fresh, old } = places(vmDirectory);
+  await attempt(`cannot return the disks of VM ${vm}`, async () => {
+    if (await pathExists(old)) await rename(current, fresh);
+  });
+  await settleReplacement(vmDirectory);
+}
+
+function places(vmDirectory: string): { current: string; fresh: string; old: string } {
+  return {
+    current: join(vmDirectory, 'disks'),
+    fresh: join(vmDirectory, 'disks.new'),
+    old: join(vmDirectory, 'disks.old'),
+  };
+}
+
+/** Ends a replacement of the disks wherever it is: what is not in place now goes. */
+async function settleReplacement(vmDirectory: string): Promise<void> {
+  const { current, fresh, old } = places(vmDirectory);
   await attempt(`cannot replace ${current}`, async () => {
-    if (!(await pathExists(current)) && (await pathExists(fresh))) await rename(fresh, current);
+    if (!(await pathExists(current)) && (await pathExists(old))) await rename(old, current);
     await rm(fresh, { recursive: true, force: true });
     await rm(old, { recursive: true, force: true });
   });

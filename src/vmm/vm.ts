@@ -27,7 +27,13 @@ import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim
 import { checkDisks, completeConfig } from './config.js';
 import { type ControlServer, serveControl } from './control.js';
 import { describeMachine, flatten } from './devicetree.js';
-import { bootDisks, nextRedo, restoreDisks } from './disks.js';
+import {
+  bootDisks,
+  keepRestoredDisks,
+  nextRedo,
+  restoreDisks,
+  returnReplacedDisks,
+} from './disks.js';
 import type {
   CheckpointRequest,
   CheckpointSummary,
@@ -38,6 +44,15 @@ import type {
 } from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
+const maxConsoleLogBacklogBytes = 4 << 20;
+
+/** A checkpoint being saved. */
+interface Save {
+  id: string;
+  name: string;
+  done: Promise<unknown>;
+  cancel: AbortController;
+}
 
 interface VmEvents {
   console: [data: Buffer];
@@ -56,7 +71,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #server: ControlServer | undefined;
   #exit: GuestExit | undefined;
   #paused = false;
-  #save: { id: string; name: string; done: Promise<unknown> } | undefined;
+  #save: Save | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
   #statusWritten: Promise<void> = Promise.resolve();
@@ -118,7 +133,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         await store.writeConfig(config.name, config);
         return vm;
       } catch (error) {
-        await vm.close();
+        await vm.#end();
         throw error;
       }
     });
@@ -142,9 +157,10 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const claim = inPlace ? claimExisting(store, name) : await claimNew(store, name);
     return releasingOnFailure(store, name, claim, async () => {
       await cleanUnpublished(store, name);
-      const vm = new Vm(store, config, claim, await restoreDisks(store, config, checkpoint));
+      const disks = await restoreDisks(store, config, checkpoint);
+      let vm: Vm | undefined;
       try {
-        await store.writeConfig(name, config);
+        vm = new Vm(store, config, claim, disks);
         vm.#restore = {
           id: manifest.id,
           preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
@@ -154,9 +170,12 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
           deviceState: checkpoint.deviceState,
           lazy: options.lazy,
         });
+        await store.writeConfig(name, config);
+        await keepRestoredDisks(store, name);
         return vm;
       } catch (error) {
-        await vm.close();
+        if (vm) await vm.#end();
+        await returnReplacedDisks(store, name);
         throw error;
       }
     });
@@ -196,14 +215,19 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   async pause(): Promise<void> {
     if (this.#paused) throw new CkptError('BUSY', `VM ${this.name} is paused already`);
     this.#paused = true;
-    await this.#machine.pause();
+    try {
+      await this.#machine.pause();
+    } catch (error) {
+      this.#paused = false;
+      throw error;
+    }
     await this.#writeStatus();
   }
 
   resume(): void {
     if (!this.#paused) throw new CkptError('USAGE', `VM ${this.name} is not paused`);
+    this.#machine.resume(); // fails while the pause is not complete yet
     this.#paused = false;
-    this.#machine.resume();
     void this.#writeStatus();
   }
 
@@ -225,11 +249,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     }
     let resumed: (summary: CheckpointSummary) => void = () => {};
     const afterPause = new Promise<CheckpointSummary>((resolve) => (resumed = resolve));
-    const progress: { id: string; name: string; done: Promise<unknown> } = {
-      id: '',
-      name: request.name ?? '',
-      done: Promise.resolve(),
-    };
+    const cancel = new AbortController();
+    const progress: Save = { id: '', name: request.name ?? '', done: Promise.resolve(), cancel };
     this.#save = progress;
     const done = saveCheckpoint(
       {
@@ -241,6 +262,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       request,
       {
         ...hooks,
+        signal: hooks.signal ? AbortSignal.any([hooks.signal, cancel.signal]) : cancel.signal,
         onResumed: (summary) => {
           Object.assign(progress, { id: summary.id, name: summary.name });
           hooks.onResumed?.(summary);
@@ -316,26 +338,29 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Stops the guest, cancels a save under way, closes the disks and releases the lock. */
   close(): Promise<void> {
-    this.#closed ??= this.#close();
+    this.#closed ??= this.#end().finally(() => this.#claim.lock.unlock());
     return this.#closed;
   }
 
-  async #close(): Promise<void> {
+  /** All of close() but the lock, which a failed start needs longer. */
+  async #end(): Promise<void> {
     if (this.#save) {
-      this.#machine.cancelSave();
+      this.#save.cancel.abort();
       await this.#save.done;
     }
     await this.#writeStatus('ended');
     await this.#machine.close();
     await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
     this.#server?.close();
-    this.#claim.lock.unlock();
   }
 
   #onEvent(event: MachineEvent): void {
     switch (event.type) {
       case 'console':
-        this.#consoleLog.write(event.data);
+        // Storage that hangs must not fill the host's memory: what a guest prints then is lost.
+        if (this.#consoleLog.writableLength < maxConsoleLogBacklogBytes) {
+          this.#consoleLog.write(event.data);
+        }
         this.emit('console', event.data);
         break;
       case 'exit':

@@ -35,7 +35,7 @@ void Cpus::rearmTimers() noexcept {
 
 std::unique_ptr<Frozen> Cpus::freeze() const {
   HartStates states;
-  for (const auto& hart : harts_) states.harts.push_back(hart->state());
+  for (const auto& hart : harts_) states.harts.push_back(hart->snapshot());
   return std::make_unique<FrozenState<HartStates>>(states);
 }
 

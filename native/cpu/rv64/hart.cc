@@ -52,12 +52,15 @@ void Hart::timerExpired() noexcept {
   constexpr uint64_t kSlackTicks =
       100;  // of the host's rounding: a timer may come early, never not
   const uint64_t latest = host_.now() + kSlackTicks;
-  {
-    std::lock_guard lock(mutex_);
-    if (state_.timerDeadline > latest) return;  // the guest has replaced the deadline meanwhile
-    state_.timerDeadline = HartState::kNoTimer;
-  }
+  std::lock_guard lock(mutex_);  // one step: a snapshot has the deadline or the interrupt
+  if (state_.timerDeadline > latest) return;  // the guest has replaced the deadline meanwhile
+  state_.timerDeadline = HartState::kNoTimer;
   setPending(irq::kTimer);
+}
+
+HartState Hart::snapshot() const noexcept {
+  std::lock_guard lock(mutex_);
+  return state_;
 }
 
 void Hart::rearmTimer() noexcept {

@@ -50,7 +50,7 @@ class Hart final : public Vcpu {
   }
 
   // While no thread is inside run().
-  const HartState& state() const noexcept { return state_; }
+  HartState snapshot() const noexcept;
   void load(const HartState& state) noexcept;
   void rearmTimer() noexcept;
 
@@ -106,7 +106,7 @@ class Hart final : public Vcpu {
   std::atomic<bool> executing_{false};  // false: the next instruction comes after an attend()
   std::atomic<bool> suspended_{false};
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   static constexpr unsigned kMaxFences = 8;  // more become one fence of everything
   RemoteFence fences_[kMaxFences];
   unsigned fenceCount_ = 0;

@@ -1,6 +1,7 @@
 // Pausing, freezing and thawing harts; sleeping; and what thaw must refuse.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -52,6 +53,35 @@ TEST_CASE("pauses, freezes and thaws at random moments change no result") {
   CHECK(machine.host.exits[0].reason == 0);
   CHECK(machine.cpus->freeze()->toJson() == expected);
   CHECK(hashOf(machine.at(RandomProgram::kResults)) == hashOf(whole.at(RandomProgram::kResults)));
+}
+
+TEST_CASE("a timer that expires during a freeze is in it, as a deadline or as an interrupt") {
+  constexpr uint64_t kTimerBit = 1 << 5;
+  TestMachine machine;
+  machine.cpus->reset(TestMachine::kRamBase, 0);
+  Json armed = machine.cpus->freeze()->toJson();
+  const Json none = armed.at("harts")[0].at("timerDeadline");
+  armed["harts"][0]["timerDeadline"] = toHex(1);
+  for (int round = 0; round < 2000; ++round) {
+    machine.cpus->thaw(armed);
+    std::vector<std::unique_ptr<Frozen>> frozen;
+    std::atomic<bool> begun{false}, expired{false};
+    std::thread timer([&] {
+      begun = true;
+      machine.cpus->timerExpired(0);
+      expired = true;
+    });
+    while (!begun) {
+    }
+    do frozen.push_back(machine.cpus->freeze());
+    while (!expired);
+    timer.join();
+    for (const auto& one : frozen) {
+      const Json hart = one->toJson().at("harts")[0];
+      const bool pending = (fromHex(hart.at("pending")) & kTimerBit) != 0;
+      REQUIRE((pending || hart.at("timerDeadline") != none));
+    }
+  }
 }
 
 TEST_CASE("a requested exit is kept for the next run, and taken by sleepers") {

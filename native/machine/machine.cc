@@ -123,7 +123,7 @@ void Machine::start() {
   for (unsigned i = 0; i < vcpus_->count(); ++i) threads_.emplace_back([this, i] { runVcpu(i); });
   platform_.release();
   if (restorer_) {
-    watcher_ = std::thread([this] { watchFirstInstruction(); });
+    watcher_ = std::thread([this] { watchRestore(); });
     restorer_->start();
   }
 }
@@ -143,12 +143,28 @@ uint64_t Machine::instructions() const noexcept {
   return sum;
 }
 
-/** Polls, because a vCPU has better things to do than to report its first instruction. */
-void Machine::watchFirstInstruction() {
-  constexpr auto kInterval = std::chrono::microseconds(50);
-  while (!closing_ && instructions() == instructionsAtRestore_)
-    std::this_thread::sleep_for(kInterval);
-  firstInstructionNs_ = nowNs();
+/** Tells of the first instruction and of failures, and ends a failure once all of memory is there.
+ *  It polls for what a vCPU has better things to do than to report. */
+void Machine::watchRestore() {
+  constexpr auto kFirstInstructionPoll = std::chrono::microseconds(50);
+  constexpr auto kFailedPoll = std::chrono::milliseconds(10);
+  nameThread("ckptfs-restore");
+  for (uint32_t told = 0; !closing_;) {
+    const uint32_t failures = failures_;
+    if (failures != told && !closing_) events_.error(memoryError());
+    told = failures;
+    const bool begun = firstInstructionNs_ != 0 || instructions() != instructionsAtRestore_;
+    if (begun && firstInstructionNs_ == 0) firstInstructionNs_ = nowNs();
+    if (state_ == State::failed) {
+      // A read that failed late, after the source was mended and another pass was begun.
+      if (restorer_->progress().done) recover();
+      std::this_thread::sleep_for(kFailedPoll);
+    } else if (begun) {
+      failures_.wait(told);
+    } else {
+      std::this_thread::sleep_for(kFirstInstructionPoll);
+    }
+  }
 }
 
 void Machine::requestExits() noexcept {
@@ -235,7 +251,21 @@ bool Machine::holdFailed() noexcept {
 }
 
 void Machine::onMemoryFailure() {
-  if (holdFailed()) events_.error(memoryError());
+  // Runs inside a fault, where nothing may be allocated: the watcher tells of it.
+  if (!holdFailed()) return;
+  ++failures_;
+  failures_.notify_all();
+}
+
+void Machine::recover() {
+  {
+    const std::lock_guard lock(failureMutex_);
+    State expected = State::failed;
+    if (!state_.compare_exchange_strong(expected, State::running)) return;
+    gate_.stuck(false);
+  }
+  unquiesce();
+  platform_.retry();
 }
 
 void Machine::retryRestore() {
@@ -267,6 +297,8 @@ void Machine::close() {
   requestExits();
   memory_.abandon();
   for (std::thread& thread : threads_) thread.join();
+  ++failures_;  // wakes the watcher
+  failures_.notify_all();
   if (watcher_.joinable()) watcher_.join();
   if (restorer_) restorer_->stop();  // but it goes on to serve readers of memory
   platform_.hold();

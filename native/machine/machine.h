@@ -104,7 +104,9 @@ class Machine final : VcpuHost {
     return state == State::running || state == State::paused;
   }
   std::string memoryError() const;
-  void watchFirstInstruction();
+  void watchRestore();
+  /** From failed back to running. */
+  void recover();
   std::span<std::byte> ram(uint64_t address, uint64_t length);
 
   const MachineConfig config_;
@@ -130,6 +132,7 @@ class Machine final : VcpuHost {
   uint64_t restoreBegunNs_ = 0;
   uint64_t instructionsAtRestore_ = 0;
   std::atomic<uint64_t> firstInstructionNs_{0};
+  std::atomic<uint32_t> failures_{0};  // the watcher sleeps on it
 
   std::mutex saveMutex_;           // one save at a time
   mutable std::mutex liveMutex_;   // guards the pointer below

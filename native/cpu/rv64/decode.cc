@@ -176,7 +176,7 @@ struct FloatShape {
 };
 
 FloatShape floatShape(uint32_t bits) {
-  const bool wide = field(bits, 25, 2) == 1;  // 0: single, 1: double, else not implemented
+  const bool wide = field(bits, 25, 2) == 1;  // 0: single, 1: double; no other format here
   if (field(bits, 25, 2) > 1) return {};
   const auto form = [wide](Op single) {
     return wide ? after(single, uint32_t(Op::FaddD) - uint32_t(Op::FaddS)) : single;

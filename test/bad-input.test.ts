@@ -51,6 +51,23 @@ async function places(t: Test): Promise<{ store: Store; file: (name: string) => 
   return { store, file: (name) => join(scratch.path, name) };
 }
 
+/** A running VM with a disk of 1 MiB. */
+async function bootWithDisk(t: Test, name: string, mode: 'persistent' | 'nonpersistent') {
+  const { store, file } = await places(t);
+  const disk = file('disk.img');
+  await writeFile(disk, Buffer.alloc(mib));
+  const { vm } = await boot(
+    store,
+    bareConfig('random-writer', 'mib=1', {
+      name,
+      memoryBytes: 8 * mib,
+      disks: [{ path: disk, mode }],
+    }),
+  );
+  t.teardown(() => vm.close());
+  return { store, disk, vm };
+}
+
 t.test('what a VM cannot be made of', async (t) => {
   const { store, file } = await places(t);
   await writeFile(file('text'), 'this is no kernel\n'.repeat(100));
@@ -72,18 +89,7 @@ t.test('what a VM cannot be made of', async (t) => {
 });
 
 t.test('a name that is taken, a disk that is in use', async (t) => {
-  const { store, file } = await places(t);
-  const disk = file('disk.img');
-  await writeFile(disk, Buffer.alloc(mib));
-  const { vm } = await boot(
-    store,
-    bareConfig('random-writer', 'mib=1', {
-      name: 'taken',
-      memoryBytes: 8 * mib,
-      disks: [{ path: disk, mode: 'persistent' }],
-    }),
-  );
-  t.teardown(() => vm.close());
+  const { store, disk, vm } = await bootWithDisk(t, 'taken', 'persistent');
   const kernel = ['--kernel', bareGuest('hello'), '--memory', '8M'];
   isClear(
     t,
@@ -108,17 +114,7 @@ t.test('a name that is taken, a disk that is in use', async (t) => {
 });
 
 t.test('a checkpoint with each of its files damaged or cut short', async (t) => {
-  const { store, file } = await places(t);
-  const disk = file('disk.img');
-  await writeFile(disk, Buffer.alloc(mib));
-  const { vm } = await boot(
-    store,
-    bareConfig('random-writer', 'mib=1', {
-      name: 'vm',
-      memoryBytes: 8 * mib,
-      disks: [{ path: disk }],
-    }),
-  );
+  const { store, vm } = await bootWithDisk(t, 'vm', 'nonpersistent');
   await vm.checkpoint({ name: 'good', codec: 'lz4', wait: true });
   const paths = [...(await walkTree(store.checkpointDirectory('vm', 'good'))).files.keys()];
   // The redo log comes last: it is shared with all checkpoints that follow.

@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "base/lock_file.h"
+#include "binding/arguments.h"
 #include "binding/async.h"
 #include "binding/source.h"
 #include "checkpoint/memory_image.h"
@@ -16,14 +17,6 @@ namespace ckptfs::binding {
 namespace {
 
 using Info = const Napi::CallbackInfo&;
-
-std::string textAt(Info info, size_t index) {
-  return info[index].As<Napi::String>().Utf8Value();
-}
-
-uint64_t bytesAt(Info info, size_t index) {
-  return uint64_t(info[index].As<Napi::Number>().Int64Value());
-}
 
 Napi::Value wrapSource(Napi::Env env, ByteSource& source) {
   return Source::wrap(env, std::move(source));
@@ -68,12 +61,14 @@ Napi::Value verifyMemoryImage(Info info) {
 }
 
 Napi::Value verifyRedo(Info info) {
-  return runAsync(
-      info.Env(),
-      [path = textAt(info, 0), bytes = bytesAt(info, 1)] {
-        return toText(ckptfs::verifyRedoLog(path, bytes));
-      },
-      asString);
+  return guarded(info.Env(), [&] {
+    return runAsync(
+        info.Env(),
+        [path = textAt(info, 0), bytes = numberAt(info, 1)] {
+          return toText(ckptfs::verifyRedoLog(path, bytes));
+        },
+        asString);
+  });
 }
 
 Napi::Value createRedoLog(Info info) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 
+#include "binding/arguments.h"
 #include "binding/async.h"
 #include "binding/events.h"
 #include "binding/instance.h"
@@ -35,17 +36,6 @@ Machine::Events forwarding(Events* events) {
           },
       .error = [events](const std::string& message) { events->post("error", message); },
   };
-}
-
-uint64_t numberAt(const Napi::CallbackInfo& info, size_t index) {
-  const double value = info[index].As<Napi::Number>().DoubleValue();
-  if (!(value >= 0) || value > double(uint64_t{1} << 53))
-    throw Error(Code::usage, "argument " + std::to_string(index) + " is not a size or an address");
-  return uint64_t(value);
-}
-
-std::string textAt(const Napi::CallbackInfo& info, size_t index) {
-  return info[index].As<Napi::String>().Utf8Value();
 }
 
 class MachineObject final : public Napi::ObjectWrap<MachineObject> {

@@ -22,6 +22,9 @@ struct Damage {
   std::string what;
 };
 
+/** At most this many places are reported; the last one then says that there are more. */
+inline constexpr size_t kMaxDamages = 100;
+
 /** Segment files that were found whole in this run, so that each is read once however many
  *  checkpoints share it. The file itself counts, not its id: a copy may be damaged where the
  *  original is not. Any thread. */
@@ -63,7 +66,9 @@ class SegmentCheck {
   void checkRows(const CheckpointFile& file);
   bool checkBodies(const std::string& where, std::span<const std::byte> ioBlock);
   void checkRow(uint32_t row, const std::string& where, std::span<const std::byte> ioBlock);
-  void report(const std::string& what) { damages_.push_back({path_, what}); }
+  void report(const std::string& what) {
+    if (damages_.size() <= kMaxDamages) damages_.push_back({path_, what});
+  }
 
   const std::string path_;
   const Advance advance_;
@@ -73,10 +78,10 @@ class SegmentCheck {
   uint32_t rowsBegin_ = 0, rowsEnd_ = 0;  // of the IO block table
   std::vector<Damage> damages_;
 
-  Geometry geometry_;         // the segment's, like the rest
+  Geometry geometry_;  // the segment's, like the rest
   uint64_t memoryBlocks_ = 0;
-  uint64_t end_ = 0;          // of the IO blocks
-  uint64_t ioBlocks_ = 0;     // as the seal says
+  uint64_t end_ = 0;       // of the IO blocks
+  uint64_t ioBlocks_ = 0;  // as the seal says
   uint64_t blockEntries_ = 0;
   std::vector<std::byte> buffer_;
 };

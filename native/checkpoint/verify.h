@@ -10,9 +10,6 @@
 
 namespace ckptfs {
 
-/** At most this many places are reported; the last one then says that there are more. */
-inline constexpr size_t kMaxDamages = 100;
-
 struct VerifyOptions {
   /** Segments that need not be read again, to which whole ones are added; null: none. */
   VerifiedSegments* verified = nullptr;

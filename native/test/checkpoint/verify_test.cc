@@ -30,7 +30,7 @@ struct SmallImage {
       for (uint64_t at = 0; at < kSmall.blockBytes(); at += 8)
         storeWord(memory.hostView(), kSmall.offsetOf(block) + at, block > 7 ? random() : block);
     contents = copyOf(memory);
-    Saver saver(memory, {directory.path(), true, 1});
+    Saver saver(memory, {directory.path(), format::Codec::lz4, 1});
     saver.arm();
     for (const BlockId block : {9, 3, 4, 5}) memory.prepareWrite(kSmall.offsetOf(block), 1);
     saver.start();
@@ -99,7 +99,11 @@ TEST_CASE("verify: an intact image has no damage, and every byte of it is read")
   uint64_t bytes = 0, read = 0;
   for (const std::string& file : small.files) bytes += std::filesystem::file_size(file);
   CHECK(small.files.size() == 3);
-  CHECK(verifyMemoryImage(small.directory.path(), [&](uint64_t n) { read = n; }).empty());
+  Progress progress([&](uint64_t done, uint64_t all) {
+    read = done;
+    CHECK(all == bytes);
+  });
+  CHECK(verifyMemoryImage(small.directory.path(), progress).empty());
   CHECK(read == bytes);
 }
 

@@ -26,7 +26,7 @@ struct MemoryDiff {
   uint64_t blocks = 0;
   uint64_t changedBlocks = 0;
   uint64_t changedBytes = 0;  // of whole blocks
-  std::vector<Range> ranges;  // ascending, apart from one another
+  std::vector<Range> ranges = {};  // ascending, apart from one another
   bool truncated = false;     // there are more ranges than were asked for
 };
 

@@ -24,11 +24,14 @@ SegmentCheck::SegmentCheck(std::string path, Advance advance, const MemoryMap& m
       map_(&map),
       blocks_(&blocks),
       index_(index) {
-  const auto rows = std::equal_range(
-      map.ioBlocks.begin(), map.ioBlocks.end(), MapIoBlock{.segment = index},
-      [](const MapIoBlock& a, const MapIoBlock& b) { return a.segment < b.segment; });
-  rowsBegin_ = static_cast<uint32_t>(rows.first - map.ioBlocks.begin());
-  rowsEnd_ = static_cast<uint32_t>(rows.second - map.ioBlocks.begin());
+  const auto startOf = [&](uint32_t segment) {
+    const auto start = std::partition_point(
+        map.ioBlocks.begin(), map.ioBlocks.end(),
+        [&](const MapIoBlock& io) { return io.segment < segment; });
+    return static_cast<uint32_t>(start - map.ioBlocks.begin());
+  };
+  rowsBegin_ = startOf(index);
+  rowsEnd_ = startOf(index + 1);
 }
 
 std::vector<Damage> SegmentCheck::run(VerifiedSegments* verified) {

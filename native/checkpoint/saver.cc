@@ -38,7 +38,8 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
   map_.blocks.assign(memory.blockCount(), {kNoIoBlock, 0, 0, kUnsaved, {}, 0});
   for (Slot& slot : slots_) slot.buffer = pool_.take();
   writer_ = std::thread([this] { write(); });
-  memory_.prepareArm();
+  traced_.resize(memory.blockCount());
+  memory_.armAhead({0, memory.blockCount()});
 }
 
 Saver::~Saver() {
@@ -54,7 +55,7 @@ Saver::~Saver() {
 
 void Saver::arm() {
   faultsBefore_ = memory_.counters().faults;
-  memory_.armWrite(this);
+  memory_.armWrite(this, false, traced_);
   armed_ = true;
 }
 
@@ -83,7 +84,7 @@ SaveProgress Saver::progress() const noexcept {
   return {memory_.blockCount(), vcpu_ + background_ + zero_, storedBytes_};
 }
 
-bool Saver::handle(BlockId block) noexcept {
+bool Saver::handle(BlockId block, Cause cause) noexcept {
   if (stopped()) return true;
   const std::byte* const contents = memory_.hostView() + memory_.geometry().offsetOf(block);
   // Asking first: reading a hole would allocate its pages.
@@ -92,12 +93,7 @@ bool Saver::handle(BlockId block) noexcept {
     zero_.fetch_add(1, std::memory_order_relaxed);
     return true;
   }
-  if (backgroundId_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
-    // walk() leaves room for its run; only a widened lift brings more blocks than that.
-    if (cold_.full()) {
-      append(kCold, cold_);
-      cold_.clear();
-    }
+  if (cause == Cause::background) {  // walk() leaves room for its run
     cold_.add(block, contents);
     background_.fetch_add(1, std::memory_order_relaxed);
     return true;
@@ -154,9 +150,9 @@ void Saver::walk() {
     BlockRange run{block, 0};
     while (run.count < cold_.room() && waiting(run.end())) ++run.count;
     if (run.count == 0) continue;
-    memory_.settle(run, true);
+    memory_.settleSave(run);
     if (cold_.full()) {
-      append(kCold, cold_);  // outside handle(): no block is in `moving` meanwhile
+      append(kCold, cold_);  // outside handle(): no block is held meanwhile
       cold_.clear();
     }
     block = run.end() - 1;
@@ -164,9 +160,8 @@ void Saver::walk() {
 }
 
 void Saver::endTracing() noexcept {
-  if (stopped()) memory_.disarm();
-  memory_.settle({0, memory_.blockCount()}, true);
-  memory_.finish();
+  if (!stopped()) memory_.settleSave({0, memory_.blockCount()});
+  memory_.endSave(!stopped());
 }
 
 void Saver::publish() {
@@ -189,7 +184,6 @@ void Saver::publish() {
 
 void Saver::background() {
   nameThread("ckptfs-cold");
-  backgroundId_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   walk();
   endTracing();
   // No handle() runs any more: what is left in the buffers goes out.

@@ -67,7 +67,7 @@ class Saver final : public TraceClient {
   void cancel() noexcept;
   SaveProgress progress() const noexcept;
 
-  bool handle(BlockId block) noexcept override;
+  bool handle(BlockId block, Cause cause) noexcept override;
 
  private:
   /** The buffer that one vCPU thread fills, or that several other threads share. */
@@ -92,11 +92,11 @@ class Saver final : public TraceClient {
   StagingPool pool_;
   std::vector<Slot> slots_;
   StagingBuffer cold_;  // the background thread's own
-  std::atomic<std::thread::id> backgroundId_{};
 
   std::mutex
       mapLock_;  // guards map_.ioBlocks; rows of map_.blocks are written once, by whoever saves
   MemoryMap map_;
+  std::vector<uint8_t> traced_;  // per block, 1: this save has to save it
 
   std::atomic<uint64_t> vcpu_{0};
   std::atomic<uint64_t> background_{0};

@@ -27,15 +27,15 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
     : memory_(memory),
       options_(options),
       segments_{
-          {options.directory, SegmentKind::hot, checked(memory), memory.bytes(), options.compress},
-          {options.directory, SegmentKind::cold, memory.geometry(), memory.bytes(),
-           options.compress}},
+          {options.directory, SegmentKind::hot, checked(memory), memory.bytes()},
+          {options.directory, SegmentKind::cold, memory.geometry(), memory.bytes()}},
+      packers_{{memory.geometry(), options.codec}, {memory.geometry(), options.codec}},
       pool_(memory.geometry(), options.vcpus + 1 + kSpareBuffers),
       slots_(options.vcpus + 1),  // the last one is shared by devices and other threads
       cold_(memory.geometry()) {
   map_.memoryBytes = memory.bytes();
   map_.geometry = memory.geometry();
-  map_.blocks.assign(memory.blockCount(), {kNoIoBlock, 0, 0, kUnsaved, {}, 0});
+  map_.blocks.assign(memory.blockCount(), {kNoIoBlock, 0, 0, kUnsaved, 0, {}, 0});
   for (Slot& slot : slots_) slot.buffer = pool_.take();
   writer_ = std::thread([this] { write(); });
   memory_.prepareArm();
@@ -118,16 +118,20 @@ bool Saver::handle(BlockId block) noexcept {
 void Saver::append(Segment segment, const StagingBuffer& buffer) noexcept {
   if (stopped() || buffer.empty()) return;
   try {
-    const SegmentWriter::Appended io = segments_[segment].append(buffer.ids(), buffer.raw());
-    storedBytes_.fetch_add(io.bytes, std::memory_order_relaxed);
+    IoBlockPacker& io = packers_[segment];
+    io.clear();
+    for (size_t i = 0; i < buffer.ids().size(); ++i)
+      io.add(buffer.ids()[i], buffer.raw() + i * memory_.geometry().blockBytes());
+    const uint64_t offset = segments_[segment].append(io);
+    storedBytes_.fetch_add(io.bytes(), std::memory_order_relaxed);
     const std::lock_guard lock(mapLock_);
     const auto index = static_cast<uint32_t>(map_.ioBlocks.size());
-    map_.ioBlocks.push_back(
-        {segment, static_cast<uint32_t>(io.entries.size()), io.offset, io.bytes, 0, io.checksum});
-    uint64_t body = bodiesAt(io.entries.size());
-    for (const IoBlockEntry& entry : io.entries) {
+    map_.ioBlocks.push_back({segment, static_cast<uint32_t>(io.entries().size()), offset,
+                             io.bytes(), 0, io.checksum()});
+    uint64_t body = bodiesAt(io.entries().size());
+    for (const IoBlockEntry& entry : io.entries()) {
       map_.blocks[entry.block] = {
-          index, static_cast<uint32_t>(body), entry.stored, entry.codec, {}, entry.checksum};
+          index, static_cast<uint32_t>(body), entry.stored, entry.codec, 0, {}, entry.checksum};
       body += entry.stored;
     }
   } catch (const Error& error) {
@@ -179,6 +183,7 @@ void Saver::publish() {
   for (BlockId block = 0; block < map_.blocks.size(); ++block)
     if (map_.blocks[block].codec == kUnsaved)
       throw Error(Code::io, "memory block " + std::to_string(block) + " was not saved");
+  map_.sortIoBlocks();
   const std::vector<std::byte> bytes = map_.encode();
   const CheckpointFile file =
       CheckpointFile::create(options_.directory + "/" + MemoryMap::kFileName);

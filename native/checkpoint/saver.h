@@ -29,8 +29,8 @@ namespace ckptfs {
 
 struct SaveOptions {
   std::string directory;  // exists; receives memory.map and the two segments
-  bool compress = true;   // LZ4, else raw
-  unsigned vcpus = 1;     // threads with indexes below this have a staging buffer of their own
+  format::Codec codec = format::Codec::lz4;  // lz4, zstd or raw
+  unsigned vcpus = 1;  // threads with indexes below this have a staging buffer of their own
 };
 
 /** Numbers of memory blocks, but for the bytes and faults. */
@@ -89,6 +89,7 @@ class Saver final : public TraceClient {
   GuestMemory& memory_;
   const SaveOptions options_;
   SegmentWriter segments_[2];  // indexed by Segment; each used by one thread at a time
+  IoBlockPacker packers_[2];    // of the same threads
   StagingPool pool_;
   std::vector<Slot> slots_;
   StagingBuffer cold_;  // the background thread's own

@@ -63,7 +63,7 @@ void LiveSave::prepare() {
   }
   saver_ =
       std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
-                                                            .compress = request_.codec == "lz4",
+                                                            .codec = request_.codec == "lz4" ? format::Codec::lz4 : format::Codec::raw,
                                                             .vcpus = machine_.config_.cpus});
   running_ = saver_.get();
   if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");

@@ -1,29 +1,56 @@
 #include "checkpoint/restorer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 
 #include "base/thread_name.h"
-#include "checkpoint/segment.h"
 
 namespace ckptfs {
 
 using namespace format;
 
 namespace {
-// Zero blocks are settled in runs of at most so many, between which stop is looked at.
-constexpr uint64_t kZeroRun = 512;
+
+// Threads that need compressed blocks at the same moment; a few more only wait for each other.
+constexpr size_t kScratches = 4;
+
+uint64_t nowNs() noexcept {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+/** 0 or an errno. */
+int writeAll(int fd, const std::byte* from, uint64_t bytes, uint64_t offset) noexcept {
+  while (bytes > 0) {
+    const ssize_t n = pwrite(fd, from, bytes, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    from += n;
+    offset += static_cast<uint64_t>(n);
+    bytes -= static_cast<uint64_t>(n);
+  }
+  return 0;
+}
+
 }  // namespace
 
-Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, size_t buffers)
+thread_local Restorer::Worker* Restorer::worker_ = nullptr;
+
+Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, RestoreOptions options)
     : memory_(memory),
       image_(image),
-      pool_(buffers, maxIoBlockBytes(image.map().geometry)),
-      unplaced_(std::make_unique<std::atomic<uint32_t>[]>(image.map().ioBlocks.size())) {
+      options_(std::move(options)),
+      pool_(std::max<size_t>(options_.buffers, options_.threads + 1),
+            maxIoBlockBytes(image.map().geometry)),
+      scratches_(kScratches),
+      needs_(image.map()) {
   if (memory.bytes() != image.bytes() || memory.geometry() != image.map().geometry)
     throw Error(Code::usage, "guest memory is not of the checkpoint's size and geometry");
-  for (const MapBlock& row : image.map().blocks)
-    if (row.codec != Codec::zero) unplaced_[row.ioBlock].fetch_add(1, std::memory_order_relaxed);
+  if (options_.threads == 0) throw Error(Code::usage, "a restore needs a background thread");
+  for (Scratch& scratch : scratches_)
+    scratch.bytes = std::make_unique_for_overwrite<std::byte[]>(memory.geometry().blockBytes());
 }
 
 Restorer::~Restorer() {
@@ -36,7 +63,8 @@ void Restorer::stop() {
     stop_ = true;
     stateChanged_.notify_all();
   }
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void Restorer::record(const BlockFault& fault) noexcept {
@@ -46,113 +74,187 @@ void Restorer::record(const BlockFault& fault) noexcept {
 
 bool Restorer::handle(BlockId block) noexcept {
   const MapBlock& row = image_.map().blocks[block];
-  const uint64_t blockBytes = memory_.geometry().blockBytes();
-  const std::span raw(memory_.hostView() + memory_.geometry().offsetOf(block), blockBytes);
-  if (row.codec == Codec::zero) {
-    if (!memory_.isHole(block)) std::fill(raw.begin(), raw.end(), std::byte{0});
+  if (row.codec == Codec::zero) {  // fresh memory is all zeros
     zero_.fetch_add(1, std::memory_order_relaxed);
     return true;
   }
-  BlockFault fault;
-  bool mustLoad = false;
-  IoBufferPool::Buffer& buffer = pool_.acquire(row.ioBlock, mustLoad);
-  if (mustLoad) {
-    const bool loaded = image_.loadIoBlock(row.ioBlock, block, buffer.bytes(), fault);
-    pool_.loaded(buffer, loaded);
-    if (!loaded) {
-      record(fault);
-      return false;
-    }
+  if (worker_ == nullptr) {
+    const uint64_t begunNs = nowNs();
+    needs_.note(block);
+    const bool placed = placeDemanded(block);
+    if (placed) demand_.fetch_add(1, std::memory_order_relaxed);
+    demandStallNs_.fetch_add(nowNs() - begunNs, std::memory_order_relaxed);
+    return placed;
   }
-  const bool placed = image_.place(block, buffer.bytes(), raw, fault);
-  if (!placed) record(fault);
-  const bool last = placed && unplaced_[row.ioBlock].fetch_sub(1, std::memory_order_acq_rel) == 1;
-  pool_.release(buffer, last || !placed);  // a damaged one is read again by a retry
-  if (!placed) return false;
-  const bool demanded = backgroundId_.load(std::memory_order_relaxed) != std::this_thread::get_id();
-  (demanded ? demand_ : prefetched_).fetch_add(1, std::memory_order_relaxed);
-  return true;
+  Buffer* const held = worker_->buffer;
+  const bool placed = held != nullptr && held->ioBlock() == row.ioBlock
+                          ? place(block, *held, worker_->scratch.get())
+                          : placeDemanded(block);
+  if (placed) prefetched_.fetch_add(1, std::memory_order_relaxed);
+  return placed;
 }
 
-/** Places what is absent of the IO block in a pinned buffer, in the order of the IO block's own
- *  entries (the IO-memory map), and ends the pin. */
-bool Restorer::placeRest(IoBufferPool::Buffer& buffer, bool lift) noexcept {
-  const std::vector<MapBlock>& rows = image_.map().blocks;
-  const uint32_t ioBlock = buffer.ioBlock();
-  bool ok = true;
+bool Restorer::placeDemanded(BlockId block) noexcept {
+  Buffer* const buffer = pinned(image_.map().blocks[block].ioBlock, block);
+  if (buffer == nullptr) return false;
+  bool placed = false;
+  {
+    Scratch& scratch = scratches_[GuestMemory::threadIndex() % kScratches];
+    const std::lock_guard lock(scratch.lock);
+    placed = place(block, *buffer, scratch.bytes.get());
+  }
+  pool_.release(*buffer, !placed);  // a damaged one is read again by a retry
+  return placed;
+}
+
+/** Pins the buffer with an IO block, after loading it for the sake of `block` if need be. */
+IoBufferPool::Buffer* Restorer::pinned(uint32_t ioBlock, BlockId block) noexcept {
+  bool mustLoad = false;
+  Buffer& buffer = pool_.acquire(ioBlock, mustLoad);
+  if (!mustLoad) return &buffer;
+  BlockFault fault;
+  const bool loaded = image_.loadIoBlock(ioBlock, block, buffer.bytes(), fault);
+  pool_.loaded(buffer, loaded);
+  if (loaded) return &buffer;
+  record(fault);
+  return nullptr;
+}
+
+bool Restorer::place(BlockId block, const Buffer& buffer, std::byte* scratch) noexcept {
+  const Geometry& geometry = memory_.geometry();
+  BlockFault fault;
+  const std::byte* const raw =
+      image_.contents(block, buffer.bytes(), {scratch, geometry.blockBytes()}, fault);
+  if (raw != nullptr) {
+    fault.err = writeAll(memory_.fd(), raw, geometry.blockBytes(), geometry.offsetOf(block));
+    if (fault.err == 0) return true;
+  }
+  record(fault);
+  return false;
+}
+
+/** Places what is absent of the IO block in a pinned buffer, and ends the pin. */
+void Restorer::placeRest(Worker& worker, Buffer& buffer) noexcept {
+  worker.buffer = &buffer;
   BlockRange run;
-  forEachEntry(buffer.bytes(), [&](const IoBlockEntry& entry, uint32_t) {
-    if (entry.block >= rows.size() || rows[entry.block].ioBlock != ioBlock) return;
-    if (run.count > 0 && entry.block == run.end()) {
-      ++run.count;
-      return;
+  for (const uint32_t block : plan_->blocksOf(buffer.ioBlock())) {
+    if (block != run.end()) {
+      memory_.settle(run, true);
+      if (stop_) break;
+      run = {block, 0};
     }
-    ok &= memory_.settle(run, lift);
-    run = {entry.block, 1};
-  });
-  ok &= memory_.settle(run, lift);
+    ++run.count;
+  }
+  if (!stop_) memory_.settle(run, true);
+  worker.buffer = nullptr;
   pool_.release(buffer, true);
-  return ok;
 }
 
-bool Restorer::passSegments(SegmentKind kind, bool lift) noexcept {
-  const MemoryMap& map = image_.map();
-  bool ok = true;
-  for (uint32_t io = 0; io < map.ioBlocks.size() && !stop_; ++io) {
+void Restorer::loadIoBlock(Worker& worker, uint32_t ioBlock) noexcept {
+  const auto blocks = plan_->blocksOf(ioBlock);
+  const auto absent = std::find_if(blocks.begin(), blocks.end(), [this](uint32_t block) {
+    return memory_.state(block) == BlockState::absent;
+  });
+  if (absent == blocks.end()) return;
+  Buffer* const buffer = pinned(ioBlock, *absent);
+  if (buffer != nullptr) placeRest(worker, *buffer);
+}
+
+/** One thread's share of loading all that is absent. */
+void Restorer::pass(Worker& worker) noexcept {
+  while (!stop_) {
     // Faults come first: the rest of what they loaded is likely to be needed next (C4).
-    while (IoBufferPool::Buffer* const buffer = pool_.acquireIdle()) ok &= placeRest(*buffer, lift);
-    if (map.segments[map.ioBlocks[io].segment].kind != kind || unplaced_[io] == 0) continue;
-    bool mustLoad = false;
-    IoBufferPool::Buffer& buffer = pool_.acquire(io, mustLoad);
-    if (mustLoad) {
-      // Any of its blocks names the place should the load fail.
-      const auto row = std::find_if(map.blocks.begin(), map.blocks.end(),
-                                    [&](const MapBlock& b) { return b.ioBlock == io; });
-      BlockFault fault;
-      const bool loaded = image_.loadIoBlock(io, static_cast<BlockId>(row - map.blocks.begin()),
-                                             buffer.bytes(), fault);
-      pool_.loaded(buffer, loaded);
-      if (!loaded) {
-        record(fault);
-        ok = false;
-        continue;
+    if (Buffer* const buffer = pool_.acquireIdle()) {
+      placeRest(worker, *buffer);
+      continue;
+    }
+    RestorePlan::Step step;
+    if (!plan_->next(step)) return;
+    if (!step.isZeros) {
+      loadIoBlock(worker, step.ioBlock);
+      continue;
+    }
+    const auto& rows = image_.map().blocks;
+    BlockRange run{step.range.first, 0};
+    for (BlockId block = step.range.first; block < step.range.end(); ++block) {
+      if (rows[block].codec == Codec::zero) {
+        ++run.count;
+      } else {
+        memory_.settle(run, true);
+        run = {block + 1, 0};
       }
     }
-    ok &= placeRest(buffer, lift);
+    memory_.settle(run, true);
   }
-  return ok;
 }
 
-bool Restorer::passZeros(bool lift) noexcept {
-  const std::vector<MapBlock>& rows = image_.map().blocks;
-  bool ok = true;
-  for (BlockId block = 0; block < rows.size() && !stop_; ++block) {
-    BlockRange run{block, 0};
-    while (run.end() < rows.size() && run.count < kZeroRun && rows[run.end()].codec == Codec::zero)
-      ++run.count;
-    if (run.count == 0) continue;
-    ok &= memory_.settle(run, lift);
-    block = run.end() - 1;
+void Restorer::makePlan() {
+  if (!options_.orderFile.empty())
+    learnt_ = readOrderFile(options_.orderFile, options_.id, memory_.blockCount());
+  plan_ = std::make_unique<RestorePlan>(image_.map(), learnt_);
+}
+
+void Restorer::work() {
+  nameThread("ckptfs-restore");
+  Worker worker{nullptr, std::make_unique_for_overwrite<std::byte[]>(memory_.geometry().blockBytes())};
+  worker_ = &worker;
+  std::call_once(planned_, [this] { makePlan(); });
+  std::unique_lock lock(stateLock_);
+  for (uint64_t last = 0;;) {
+    stateChanged_.wait(lock, [&] { return stop_ || state_ == State::done || pass_ != last; });
+    if (stop_ || state_ == State::done) return;
+    last = pass_;
+    lock.unlock();
+    pass(worker);
+    lock.lock();
+    if (--working_ == 0) endPass(lock);
   }
-  return ok;
 }
 
-/** Loads all that is absent. False: something failed, or stop was asked for. */
-bool Restorer::pass(bool lift) noexcept {
-  backgroundId_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  bool ok = passSegments(SegmentKind::hot, lift);
-  ok &= passZeros(lift);
-  ok &= passSegments(SegmentKind::cold, lift);
-  return ok && !stop_ && memory_.settle({0, memory_.blockCount()}, true);
+void Restorer::beginPass() noexcept {
+  if (plan_ != nullptr) plan_->rewind();
+  working_ = options_.threads;
+  ++pass_;
+  state_ = State::working;
+  stateChanged_.notify_all();
 }
 
-void Restorer::complete() noexcept {
+/** By the last thread of a pass. */
+void Restorer::endPass(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  const bool loaded = !stop_ && memory_.settle({0, memory_.blockCount()}, true);
+  lock.lock();
+  if (stop_) return;
+  if (loaded) {
+    complete(lock);
+  } else if (again_) {
+    again_ = false;
+    beginPass();
+  } else {
+    state_ = State::failed;
+    stateChanged_.notify_all();
+  }
+}
+
+void Restorer::complete(std::unique_lock<std::mutex>& lock) {
   memory_.finish();
-  const std::lock_guard lock(stateLock_);
   fault_.reset();
-  completeNs_ = uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
+  completeNs_ = nowNs();
   state_ = State::done;
   stateChanged_.notify_all();
+  lock.unlock();
+  memory_.retryFailed();  // a vCPU whose own attempt failed may wait for a block that has come since
+  learn();
+  lock.lock();
+}
+
+/** Writes the order file; the restore is complete without it, too. */
+void Restorer::learn() noexcept try {
+  if (options_.orderFile.empty()) return;
+  std::vector<uint8_t> accessed(memory_.blockCount());
+  const NeedOrder order = needs_.order(accessed, *plan_, learnt_);
+  if (!order.empty()) writeOrderFile(options_.orderFile, options_.id, order);
+} catch (const std::exception&) {
 }
 
 void Restorer::arm() {
@@ -161,40 +263,23 @@ void Restorer::arm() {
 
 void Restorer::loadAll() {
   arm();
-  if (!pass(false)) throw image_.describe(*fault_);
-  complete();
+  start();
+  wait();
 }
 
 void Restorer::start() {
   const std::lock_guard lock(stateLock_);
-  if (state_ == State::done) return;
-  state_ = State::working;
-  thread_ = std::thread([this] { background(); });
-}
-
-void Restorer::background() {
-  nameThread("ckptfs-restore");
-  for (;;) {
-    if (pass(true)) {
-      complete();
-      // A vCPU whose own attempt failed may wait for a block that has come since.
-      memory_.retryFailed();
-      return;
-    }
-    std::unique_lock lock(stateLock_);
-    if (!again_) state_ = State::failed;
-    stateChanged_.notify_all();
-    stateChanged_.wait(lock, [this] { return again_ || stop_; });
-    if (stop_) return;
-    again_ = false;
-    state_ = State::working;
-  }
+  if (state_ != State::idle) return;
+  beginPass();
+  for (unsigned i = 0; i < options_.threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
 void Restorer::wait() {
   std::unique_lock lock(stateLock_);
-  stateChanged_.wait(lock, [this] { return state_ == State::done || state_ == State::failed; });
+  stateChanged_.wait(
+      lock, [this] { return stop_ || state_ == State::done || state_ == State::failed; });
   if (state_ == State::failed) throw image_.describe(*fault_);
+  if (state_ != State::done) throw Error(Code::cancelled, "the restore was stopped");
 }
 
 void Restorer::retry() {
@@ -203,9 +288,10 @@ void Restorer::retry() {
     const std::lock_guard lock(stateLock_);
     if (state_ == State::done) return;
     fault_.reset();
-    again_ = true;
-    if (state_ == State::failed) state_ = State::working;
-    stateChanged_.notify_all();
+    if (state_ == State::failed)
+      beginPass();
+    else
+      again_ = state_ == State::working;
   }
   memory_.retryFailed();
 }
@@ -216,6 +302,7 @@ RestoreProgress Restorer::progress() const {
   progress.demand = demand_;
   progress.prefetched = prefetched_;
   progress.zero = zero_;
+  progress.demandStallNs = demandStallNs_;
   const std::lock_guard lock(stateLock_);
   progress.done = state_ == State::done;
   progress.completeNs = completeNs_;

@@ -85,7 +85,7 @@ void lazily(const Geometry& geometry, bool compress, uint64_t mappingLimit, size
   const MemoryImage image(saved.directory.path());
   for (int round = 0; round < (kSanitized ? 1 : 4); ++round) {
     GuestMemory memory(image.bytes(), geometry, "mprotect", mappingLimit);
-    Restorer restorer(memory, image, buffers);
+    Restorer restorer(memory, image, {.buffers = buffers});
     restorer.arm();
     // Word i belongs to thread i % 4: threads 0 and 1 write theirs, 2 reads through the guest view,
     // 3 reads through the host view as a device does.

@@ -1,9 +1,6 @@
 #include "checkpoint/restorer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 
 #include "base/thread_name.h"
@@ -14,25 +11,8 @@ using namespace format;
 
 namespace {
 
-// Threads that need compressed blocks at the same moment; a few more only wait for each other.
-constexpr size_t kScratches = 4;
-
-uint64_t nowNs() noexcept {
-  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-}
-
-/** 0 or an errno. */
-int writeAll(int fd, const std::byte* from, uint64_t bytes, uint64_t offset) noexcept {
-  while (bytes > 0) {
-    const ssize_t n = pwrite(fd, from, bytes, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? errno : EIO;
-    from += n;
-    offset += static_cast<uint64_t>(n);
-    bytes -= static_cast<uint64_t>(n);
-  }
-  return 0;
-}
+// A thread that is held back looks so often whether it is to stop.
+constexpr std::chrono::nanoseconds kLongestSleep = std::chrono::milliseconds(10);
 
 }  // namespace
 
@@ -42,15 +22,12 @@ Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, RestoreOptions
     : memory_(memory),
       image_(image),
       options_(std::move(options)),
-      pool_(std::max<size_t>(options_.buffers, options_.threads + 1),
-            maxIoBlockBytes(image.map().geometry)),
-      scratches_(kScratches),
-      needs_(image.map()) {
+      loader_(memory, image, std::max<size_t>(options_.buffers, options_.threads + 1)),
+      needs_(image.map()),
+      pace_(options_.limitBytesPerSecond, options_.guestIoBusy) {
   if (memory.bytes() != image.bytes() || memory.geometry() != image.map().geometry)
     throw Error(Code::usage, "guest memory is not of the checkpoint's size and geometry");
   if (options_.threads == 0) throw Error(Code::usage, "a restore needs a background thread");
-  for (Scratch& scratch : scratches_)
-    scratch.bytes = std::make_unique_for_overwrite<std::byte[]>(memory.geometry().blockBytes());
 }
 
 Restorer::~Restorer() {
@@ -67,70 +44,27 @@ void Restorer::stop() {
   threads_.clear();
 }
 
-void Restorer::record(const BlockFault& fault) noexcept {
-  const std::lock_guard lock(stateLock_);
-  if (!fault_) fault_ = fault;
-}
-
-bool Restorer::handle(BlockId block) noexcept {
+bool Restorer::handle(BlockId block, Cause cause) noexcept {
   const MapBlock& row = image_.map().blocks[block];
   if (row.codec == Codec::zero) {  // fresh memory is all zeros
     zero_.fetch_add(1, std::memory_order_relaxed);
     return true;
   }
-  if (worker_ == nullptr) {
-    const uint64_t begunNs = nowNs();
+  if (cause == Cause::demand) {
+    const uint64_t begunNs = Pace::steadyNs();
     needs_.note(block);
-    const bool placed = placeDemanded(block);
+    pace_.demanded();
+    const bool placed = loader_.place(block);
     if (placed) demand_.fetch_add(1, std::memory_order_relaxed);
-    demandStallNs_.fetch_add(nowNs() - begunNs, std::memory_order_relaxed);
+    demandStallNs_.fetch_add(Pace::steadyNs() - begunNs, std::memory_order_relaxed);
     return placed;
   }
   Buffer* const held = worker_->buffer;
   const bool placed = held != nullptr && held->ioBlock() == row.ioBlock
-                          ? place(block, *held, worker_->scratch.get())
-                          : placeDemanded(block);
+                          ? loader_.place(block, *held, worker_->scratch.get())
+                          : loader_.place(block);
   if (placed) prefetched_.fetch_add(1, std::memory_order_relaxed);
   return placed;
-}
-
-bool Restorer::placeDemanded(BlockId block) noexcept {
-  Buffer* const buffer = pinned(image_.map().blocks[block].ioBlock, block);
-  if (buffer == nullptr) return false;
-  bool placed = false;
-  {
-    Scratch& scratch = scratches_[GuestMemory::threadIndex() % kScratches];
-    const std::lock_guard lock(scratch.lock);
-    placed = place(block, *buffer, scratch.bytes.get());
-  }
-  pool_.release(*buffer, !placed);  // a damaged one is read again by a retry
-  return placed;
-}
-
-/** Pins the buffer with an IO block, after loading it for the sake of `block` if need be. */
-IoBufferPool::Buffer* Restorer::pinned(uint32_t ioBlock, BlockId block) noexcept {
-  bool mustLoad = false;
-  Buffer& buffer = pool_.acquire(ioBlock, mustLoad);
-  if (!mustLoad) return &buffer;
-  BlockFault fault;
-  const bool loaded = image_.loadIoBlock(ioBlock, block, buffer.bytes(), fault);
-  pool_.loaded(buffer, loaded);
-  if (loaded) return &buffer;
-  record(fault);
-  return nullptr;
-}
-
-bool Restorer::place(BlockId block, const Buffer& buffer, std::byte* scratch) noexcept {
-  const Geometry& geometry = memory_.geometry();
-  BlockFault fault;
-  const std::byte* const raw =
-      image_.contents(block, buffer.bytes(), {scratch, geometry.blockBytes()}, fault);
-  if (raw != nullptr) {
-    fault.err = writeAll(memory_.fd(), raw, geometry.blockBytes(), geometry.offsetOf(block));
-    if (fault.err == 0) return true;
-  }
-  record(fault);
-  return false;
 }
 
 /** Places what is absent of the IO block in a pinned buffer, and ends the pin. */
@@ -139,52 +73,62 @@ void Restorer::placeRest(Worker& worker, Buffer& buffer) noexcept {
   BlockRange run;
   for (const uint32_t block : plan_->blocksOf(buffer.ioBlock())) {
     if (block != run.end()) {
-      memory_.settle(run, true);
+      memory_.settleLoad(run);
       if (stop_) break;
       run = {block, 0};
     }
     ++run.count;
   }
-  if (!stop_) memory_.settle(run, true);
+  if (!stop_) memory_.settleLoad(run);
   worker.buffer = nullptr;
-  pool_.release(buffer, true);
+  loader_.finish(buffer);
 }
 
-void Restorer::loadIoBlock(Worker& worker, uint32_t ioBlock) noexcept {
-  const auto blocks = plan_->blocksOf(ioBlock);
+void Restorer::settleZeros(BlockRange range) noexcept {
+  const auto& rows = image_.map().blocks;
+  BlockRange run{range.first, 0};
+  for (BlockId block = range.first; block < range.end(); ++block) {
+    if (rows[block].codec == Codec::zero) {
+      ++run.count;
+    } else {
+      memory_.settleLoad(run);
+      run = {block + 1, 0};
+    }
+  }
+  memory_.settleLoad(run);
+}
+
+/** Does a step of the plan. False: this is not the time for it. */
+bool Restorer::take(Worker& worker, const RestorePlan::Step& step) noexcept {
+  if (step.isZeros) {
+    settleZeros(step.range);
+    return true;
+  }
+  const auto blocks = plan_->blocksOf(step.ioBlock);
   const auto absent = std::find_if(blocks.begin(), blocks.end(), [this](uint32_t block) {
     return memory_.state(block) == BlockState::absent;
   });
-  if (absent == blocks.end()) return;
-  Buffer* const buffer = pinned(ioBlock, *absent);
+  if (absent == blocks.end()) return true;
+  if (const uint64_t ns = pace_.delayNs(image_.map().ioBlocks[step.ioBlock].bytes)) {
+    loader_.waitIdle(std::min(std::chrono::nanoseconds(ns), kLongestSleep));
+    return false;
+  }
+  Buffer* const buffer = loader_.pin(step.ioBlock, *absent);
   if (buffer != nullptr) placeRest(worker, *buffer);
+  return true;
 }
 
 /** One thread's share of loading all that is absent. */
 void Restorer::pass(Worker& worker) noexcept {
-  while (!stop_) {
+  RestorePlan::Step step;
+  for (bool taken = true; !stop_;) {
     // Faults come first: the rest of what they loaded is likely to be needed next (C4).
-    if (Buffer* const buffer = pool_.acquireIdle()) {
+    if (Buffer* const buffer = loader_.pinIdle()) {
       placeRest(worker, *buffer);
       continue;
     }
-    RestorePlan::Step step;
-    if (!plan_->next(step)) return;
-    if (!step.isZeros) {
-      loadIoBlock(worker, step.ioBlock);
-      continue;
-    }
-    const auto& rows = image_.map().blocks;
-    BlockRange run{step.range.first, 0};
-    for (BlockId block = step.range.first; block < step.range.end(); ++block) {
-      if (rows[block].codec == Codec::zero) {
-        ++run.count;
-      } else {
-        memory_.settle(run, true);
-        run = {block + 1, 0};
-      }
-    }
-    memory_.settle(run, true);
+    if (taken && !plan_->next(step)) return;
+    taken = take(worker, step);
   }
 }
 
@@ -222,7 +166,7 @@ void Restorer::beginPass() noexcept {
 /** By the last thread of a pass. */
 void Restorer::endPass(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
-  const bool loaded = !stop_ && memory_.settle({0, memory_.blockCount()}, true);
+  const bool loaded = !stop_ && memory_.settleLoad({0, memory_.blockCount()});
   lock.lock();
   if (stop_) return;
   if (loaded) {
@@ -237,21 +181,23 @@ void Restorer::endPass(std::unique_lock<std::mutex>& lock) {
 }
 
 void Restorer::complete(std::unique_lock<std::mutex>& lock) {
-  memory_.finish();
-  fault_.reset();
-  completeNs_ = nowNs();
+  memory_.endLoad();
+  // Now, and not when there is time: what is used later says nothing about a start.
+  std::vector<uint8_t> accessed(memory_.blockCount());
+  memory_.harvestAccessed(accessed);
+  loader_.forget();
+  completeNs_ = Pace::steadyNs();
   state_ = State::done;
   stateChanged_.notify_all();
   lock.unlock();
   memory_.retryFailed();  // a vCPU whose own attempt failed may wait for a block that has come since
-  learn();
+  learn(accessed);
   lock.lock();
 }
 
 /** Writes the order file; the restore is complete without it, too. */
-void Restorer::learn() noexcept try {
+void Restorer::learn(std::span<const uint8_t> accessed) noexcept try {
   if (options_.orderFile.empty()) return;
-  std::vector<uint8_t> accessed(memory_.blockCount());
   const NeedOrder order = needs_.order(accessed, *plan_, learnt_);
   if (!order.empty()) writeOrderFile(options_.orderFile, options_.id, order);
 } catch (const std::exception&) {
@@ -278,7 +224,7 @@ void Restorer::wait() {
   std::unique_lock lock(stateLock_);
   stateChanged_.wait(
       lock, [this] { return stop_ || state_ == State::done || state_ == State::failed; });
-  if (state_ == State::failed) throw image_.describe(*fault_);
+  if (state_ == State::failed) throw image_.describe(*loader_.fault());
   if (state_ != State::done) throw Error(Code::cancelled, "the restore was stopped");
 }
 
@@ -287,7 +233,7 @@ void Restorer::retry() {
   {
     const std::lock_guard lock(stateLock_);
     if (state_ == State::done) return;
-    fault_.reset();
+    loader_.forget();
     if (state_ == State::failed)
       beginPass();
     else
@@ -306,7 +252,7 @@ RestoreProgress Restorer::progress() const {
   const std::lock_guard lock(stateLock_);
   progress.done = state_ == State::done;
   progress.completeNs = completeNs_;
-  if (fault_) progress.error = image_.describe(*fault_).what();
+  if (const auto fault = loader_.fault()) progress.error = image_.describe(*fault).what();
   return progress;
 }
 

@@ -7,23 +7,22 @@
 // the plan (restore_plan.h). Each of them goes through the plan once in a pass; the last one to
 // finish looks whether anything is left. Damage stops nothing but the vCPU that needs the block: it
 // waits in its fault until retry() succeeds; no guest ever sees wrong contents.
-//
-// Blocks are written to the memory's file, not through a mapping of it: the kernel then neither
-// clears the pages first nor takes a fault for each, and no byte of a page is seen before the last.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "checkpoint/io_buffer_pool.h"
+#include "checkpoint/block_loader.h"
 #include "checkpoint/memory_image.h"
 #include "checkpoint/need_recorder.h"
+#include "checkpoint/pace.h"
 #include "checkpoint/restore_plan.h"
 #include "memory/guest_memory.h"
 
@@ -34,6 +33,9 @@ struct RestoreOptions {
   size_t buffers = 16;    // of one IO block each; at least threads + 1 are made
   std::string id = {};    // of the checkpoint, for the order file
   std::string orderFile = {};  // read if there, replaced after the restore; empty: none
+  // What background threads read (requirement C8); they go on placing what is read already.
+  uint64_t limitBytesPerSecond = 0;           // 0: no limit
+  std::function<bool()> guestIoBusy = {};     // whether disk requests of the guest are in flight
 };
 
 /** Numbers of memory blocks, unless the name has a unit. */
@@ -76,45 +78,36 @@ class Restorer : public TraceClient {
   void stop();
   RestoreProgress progress() const;
 
-  bool handle(BlockId block) noexcept override;
+  bool handle(BlockId block, Cause cause) noexcept override;
 
  private:
-  using Buffer = IoBufferPool::Buffer;
+  using Buffer = BlockLoader::Buffer;
   /** What a background thread has at hand; null on all other threads. */
   struct Worker {
     Buffer* buffer = nullptr;  // pinned
     std::unique_ptr<std::byte[]> scratch;
-  };
-  /** Room to decode a block in, for the threads that share it. */
-  struct Scratch {
-    std::mutex lock;
-    std::unique_ptr<std::byte[]> bytes;
   };
   enum class State : uint8_t { idle, working, failed, done };
 
   void work();
   void makePlan();
   void pass(Worker& worker) noexcept;
-  void loadIoBlock(Worker& worker, uint32_t ioBlock) noexcept;
+  bool take(Worker& worker, const RestorePlan::Step& step) noexcept;
+  void settleZeros(BlockRange range) noexcept;
   void placeRest(Worker& worker, Buffer& buffer) noexcept;
   void beginPass() noexcept;
   void endPass(std::unique_lock<std::mutex>& lock);
   void complete(std::unique_lock<std::mutex>& lock);
-  void learn() noexcept;
-
-  bool placeDemanded(BlockId block) noexcept;
-  Buffer* pinned(uint32_t ioBlock, BlockId block) noexcept;
-  bool place(BlockId block, const Buffer& buffer, std::byte* scratch) noexcept;
-  void record(const BlockFault& fault) noexcept;
+  void learn(std::span<const uint8_t> accessed) noexcept;
 
   static thread_local Worker* worker_;
 
   GuestMemory& memory_;
   const MemoryImage& image_;
   const RestoreOptions options_;
-  IoBufferPool pool_;
-  std::vector<Scratch> scratches_;  // of threads that need a block
+  BlockLoader loader_;
   NeedRecorder needs_;
+  Pace pace_;
 
   std::once_flag planned_;  // the first background thread makes the next two
   NeedOrder learnt_;
@@ -129,7 +122,6 @@ class Restorer : public TraceClient {
   mutable std::mutex stateLock_;  // guards the rest
   std::condition_variable stateChanged_;
   State state_ = State::idle;
-  std::optional<BlockFault> fault_;
   uint64_t completeNs_ = 0;
   uint64_t pass_ = 0;      // number of the pass under way, or of the last one
   unsigned working_ = 0;   // threads that have not finished it

@@ -23,11 +23,14 @@ void IoBlockPacker::clear() noexcept {
   bodyBytes_ = 0;
 }
 
-void IoBlockPacker::add(BlockId block, const std::byte* raw) noexcept {
+void IoBlockPacker::add(BlockId block, const std::byte* raw, uint64_t rawHash) noexcept {
   const auto [codec, body] =
       encoder_.encode({raw, geometry_.blockBytes()}, encoded_.data() + encodedBytes_);
-  if (body.data() != raw) encodedBytes_ += body.size();
-  addBody({block, static_cast<uint32_t>(body.size()), codec, {}, checksumOf(body)}, body.data());
+  const bool encoded = body.data() != raw;
+  if (encoded) encodedBytes_ += body.size();
+  addBody({block, static_cast<uint32_t>(body.size()), codec, {},
+           encoded ? checksumOf(body) : rawHash},
+          body.data());
 }
 
 void IoBlockPacker::addBody(const IoBlockEntry& entry, const std::byte* body) noexcept {

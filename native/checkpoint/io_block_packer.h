@@ -24,9 +24,9 @@ class IoBlockPacker {
   bool empty() const noexcept { return entries_.empty(); }
   bool full() const noexcept { return entries_.size() == geometry_.blocksPerIoBlock; }
 
-  /** Encodes a block of blockBytes, which stays as it is until the IO block is written. Not when
-   *  full. */
-  void add(BlockId block, const std::byte* raw) noexcept;
+  /** Encodes a block of blockBytes, which stays as it is until the IO block is written. `rawHash`:
+   *  checksumOf() it. Not when full. */
+  void add(BlockId block, const std::byte* raw, uint64_t rawHash) noexcept;
   /** Takes over a body of entry.stored bytes, which stays as it is until the IO block is written.
    */
   void addBody(const format::IoBlockEntry& entry, const std::byte* body) noexcept;

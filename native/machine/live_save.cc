@@ -89,6 +89,7 @@ void LiveSave::pause() {
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
     saver_->arm();
+    if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
     {
       std::lock_guard quiet(machine_.inputMutex_);

@@ -107,6 +107,23 @@ inline void fillMemory(GuestMemory& memory, uint64_t seed) {
   }
 }
 
+/** Two vCPUs that write in bursts near one another, and a device. */
+inline GuestThreads writersOf(GuestMemory& memory) {
+  return {3, [&memory](unsigned thread, std::mt19937_64& random) {
+            const uint64_t words = memory.bytes() / 8;
+            const uint64_t center = random() % words;
+            for (int i = 0; i < 16; ++i) {
+              const uint64_t offset = (center + random() % 4096) % words * 8;
+              if (thread < 2) {
+                guestStore(memory, offset, random() % 3 == 0 ? 0 : random());
+              } else {
+                if (memory.prepareWrite(offset, 8)) storeWord(memory.hostView(), offset, random());
+              }
+            }
+            std::this_thread::yield();
+          }};
+}
+
 inline std::vector<std::byte> copyOf(const GuestMemory& memory) {
   std::vector<std::byte> copy(memory.bytes());
   std::memcpy(copy.data(), memory.hostView(), copy.size());

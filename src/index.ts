@@ -20,11 +20,21 @@ export { verifyCheckpoint } from './checkpoint/verify.js';
 export { CkptError, type ErrorCode } from './errors.js';
 export { mount, type Mount } from './fs/mount.js';
 export { storeView } from './fs/store_view.js';
-export type { ByteSource, Codec, Damage, Geometry, GuestExit } from './native.js';
 export type {
+  ByteSource,
+  Codec,
+  Damage,
+  DrainMode,
+  Geometry,
+  GuestExit,
+  TraceName,
+} from './native.js';
+export type {
+  CheckpointEvent,
   CheckpointRequest,
   CheckpointSummary,
   DiskConfig,
+  ScheduleConfig,
   VmConfig,
   VmStatus,
 } from './types.js';

@@ -212,7 +212,7 @@ t.test('every command has help and the documented names', async (t) => {
   const program = buildProgram();
   const names = program.commands.map((command) => command.name());
   const documented =
-    'run list info console pause resume stop rm checkpoint restore checkpoints show verify mount umount doctor version completion';
+    'run list info console pause resume retry stop rm checkpoint restore checkpoints show verify mount umount doctor version completion';
   t.same([...names].sort(), documented.split(' ').sort());
   for (const command of program.commands) t.ok(command.description(), command.name());
   const help = ckptfs(['run', '--help']);
@@ -232,7 +232,15 @@ t.test('wrong usage ends with 2 and one line', async (t) => {
     ['run', '--cpus', '0'],
     ['run', '--disk', 'a,frob'],
     ['run', '--trace', 'magic'],
+    ['run', '--checkpoint-every', '10'],
+    ['run', '--checkpoint-every', '0m'],
+    ['run', '--checkpoint-keep', '0'],
     ['checkpoint', 'vm1', '--compress', 'zip'],
+    ['checkpoint', 'vm1', '--name', '../x'],
+    ['checkpoint', 'vm1', '--live', '--suspend'],
+    ['checkpoint', 'vm1', '--drain', '--in-flight'],
+    ['checkpoint', 'vm1', '--full', '--incremental'],
+    ['checkpoint', 'vm1', '--limit', '0'],
     ['verify'],
     ['verify', 'vm1@x', '--all'],
     ['restore', 'vm1@x', '--lazy', '--eager'],

@@ -7,11 +7,12 @@
  *   <store>/vms/<vm>/control.sock              the VM's control socket
  *   <store>/vms/<vm>/status.json, console.log  the last known status, what a detached guest printed
  *   <store>/vms/<vm>/disks/<id>/<n>.redo       live redo logs, oldest first by number
+ *   <store>/vms/<vm>/orders/<id>.order         in which order restores of checkpoint <id> needed its memory
  *   <store>/vms/<vm>/checkpoints/<name>/       one published checkpoint (checkpoints.ts)
  *   <store>/vms/<vm>/checkpoints/.tmp-<id>/    an unpublished or half-removed one (publish.ts)
  *
  * Ownership: everything below vms/<vm>/ but published checkpoints is written by the holder of the VM's
- * lock alone. Published checkpoints never change; any process may read them, and remove them by a rename.
+ * lock alone, and orders/, which whoever restores a checkpoint replaces file by file. Published checkpoints never change; any process may read them, and remove them by a rename.
  * A Store value is only paths and may be shared freely.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
@@ -91,6 +92,15 @@ export class Store {
 
   checkpointDirectory(vm: string, name: string): string {
     return join(this.checkpointsDirectory(vm), checkName('checkpoint', name));
+  }
+
+  ordersDirectory(vm: string): string {
+    return join(this.vmDirectory(vm), 'orders');
+  }
+
+  /** What restores of the checkpoint with that id have learnt (requirement F3). */
+  orderFile(vm: string, id: string): string {
+    return join(this.ordersDirectory(vm), `${id}.order`);
   }
 
   /** The VMs by name. Directories that cannot be VMs are passed over. */

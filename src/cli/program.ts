@@ -15,6 +15,7 @@ import { registerMount } from './mount.js';
 import { registerPause } from './pause.js';
 import { registerRestore } from './restore.js';
 import { registerResume } from './resume.js';
+import { registerRetry } from './retry.js';
 import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
 import { registerShow } from './show.js';
@@ -48,6 +49,7 @@ export function buildProgram(): Command {
     registerConsole,
     registerPause,
     registerResume,
+    registerRetry,
     registerStop,
     registerCheckpoint,
     registerRestore,

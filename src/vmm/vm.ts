@@ -8,10 +8,16 @@
 import { EventEmitter } from 'node:events';
 import { createWriteStream, type WriteStream } from 'node:fs';
 import createDebug from 'debug';
-import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
-import { replaceFile } from '../checkpoint/files.js';
+import {
+  type CheckpointEntry,
+  freeTimeName,
+  listCheckpoints,
+  openCheckpoint,
+} from '../checkpoint/checkpoints.js';
+import { makePrivateDirectory, replaceFile } from '../checkpoint/files.js';
 import { cleanUnpublished } from '../checkpoint/publish.js';
-import { saveCheckpoint, type SaveHooks } from '../checkpoint/save.js';
+import { judge } from '../checkpoint/retention.js';
+import type { SaveHooks } from '../checkpoint/save.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import {
@@ -34,7 +40,11 @@ import {
   restoreDisks,
   returnReplacedDisks,
 } from './disks.js';
+import { checkpointsBeingLoaded, removeUnlessLoaded } from './loading.js';
+import { Saves } from './saves.js';
+import { Schedule, scheduledPrefix } from './schedule.js';
 import type {
+  CheckpointEvent,
   CheckpointRequest,
   CheckpointSummary,
   VmConfig,
@@ -46,18 +56,21 @@ import type {
 const debug = createDebug('ckptfs:vm');
 const maxConsoleLogBacklogBytes = 4 << 20;
 
-/** A checkpoint being saved. */
-interface Save {
-  id: string;
-  name: string;
-  done: Promise<unknown>;
-  cancel: AbortController;
+/** Where a VM goes on from, and how. */
+export interface RestoreOptions {
+  /** By default the VM that the checkpoint was taken of. */
+  name?: string;
+  /** The guest runs before its memory is there. */
+  lazy: boolean;
+  /** Limit on what is loaded in the background. */
+  limitBytesPerSecond?: number | undefined;
 }
 
 interface VmEvents {
   console: [data: Buffer];
   exit: [exit: GuestExit];
   error: [error: Error];
+  checkpoint: [event: CheckpointEvent];
 }
 
 export class Vm extends EventEmitter<VmEvents> implements VmProcess {
@@ -70,8 +83,10 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   readonly #startedAt = new Date();
   #server: ControlServer | undefined;
   #exit: GuestExit | undefined;
+  readonly #saves: Saves;
+  readonly #schedule: Schedule;
   #paused = false;
-  #save: Save | undefined;
+  #suspended: { id: string; name: string } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
   #statusWritten: Promise<void> = Promise.resolve();
@@ -88,6 +103,16 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
       this.#onEvent(event),
     );
+    this.#saves = new Saves(
+      {
+        store,
+        config,
+        machine: this.#machine,
+        nextRedo: (disk) => nextRedo(store.diskDirectory(config.name, disk)),
+      },
+      (event) => this.emit('checkpoint', event),
+    );
+    this.#schedule = this.#makeSchedule();
     this.#consoleLog = createWriteStream(store.consoleLog(config.name), {
       flags: 'a',
       mode: 0o600,
@@ -141,12 +166,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /**
    * A VM that goes on from a checkpoint: by default as the VM it was taken of, whose disks then go back to
-   * the checkpoint, or as a new VM of another name. With `lazy` the guest runs before its memory is there.
+   * the checkpoint, or as a new VM of another name. What the restore learns of the order in which the guest
+   * needs its memory stays with the VM of `entry`, if that is named.
    */
   static async restore(
     store: Store,
-    entry: Pick<CheckpointEntry, 'directory'>,
-    options: { name?: string; lazy: boolean },
+    entry: Pick<CheckpointEntry, 'directory'> & Partial<CheckpointEntry>,
+    options: RestoreOptions,
   ): Promise<Vm> {
     const begun = process.hrtime.bigint();
     const checkpoint = await openCheckpoint(entry.directory);
@@ -165,10 +191,16 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
           id: manifest.id,
           preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
         };
+        if (entry.vm !== undefined) await makePrivateDirectory(store.ordersDirectory(entry.vm));
         await vm.#machine.restore({
+          id: manifest.id,
           directory: checkpoint.directory,
           deviceState: checkpoint.deviceState,
           lazy: options.lazy,
+          ...(entry.vm === undefined ? {} : { orderFile: store.orderFile(entry.vm, manifest.id) }),
+          ...(options.limitBytesPerSecond === undefined
+            ? {}
+            : { limitBytesPerSecond: options.limitBytesPerSecond }),
         });
         await store.writeConfig(name, config);
         await keepRestoredDisks(store, name);
@@ -188,6 +220,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   /** Runs the guest. */
   async start(): Promise<void> {
     this.#machine.start();
+    this.#schedule.start();
     await this.#writeStatus();
   }
 
@@ -199,6 +232,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         pause: () => this.pause(),
         resume: () => this.resume(),
         stop: () => this.stop(),
+        retry: () => this.retryRestore(),
         checkpoint: (request, onProgress, signal) =>
           this.checkpoint(request, { onProgress, signal }),
         consoleInput: (data) => this.consoleInput(data),
@@ -213,6 +247,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Stops every vCPU at an instruction boundary; guest time stands still. BUSY when paused already. */
   async pause(): Promise<void> {
+    this.#refuseSuspending();
     if (this.#paused) throw new CkptError('BUSY', `VM ${this.name} is paused already`);
     this.#paused = true;
     try {
@@ -224,10 +259,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await this.#writeStatus();
   }
 
+  /** Lets a paused or suspended guest go on. BUSY while it is being suspended. */
   resume(): void {
+    this.#refuseSuspending();
     if (!this.#paused) throw new CkptError('USAGE', `VM ${this.name} is not paused`);
     this.#machine.resume(); // fails while the pause is not complete yet
     this.#paused = false;
+    this.#suspended = undefined;
     void this.#writeStatus();
   }
 
@@ -239,39 +277,26 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.emit('exit', this.#exit);
   }
 
-  /** Takes a live checkpoint and publishes it. BUSY while another one is being saved. */
-  async checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
-    if (this.#save) {
-      throw new CkptError(
-        'BUSY',
-        `VM ${this.name} is saving checkpoint ${this.#save.name}; wait for it or cancel it`,
-      );
-    }
-    let resumed: (summary: CheckpointSummary) => void = () => {};
-    const afterPause = new Promise<CheckpointSummary>((resolve) => (resumed = resolve));
-    const cancel = new AbortController();
-    const progress: Save = { id: '', name: request.name ?? '', done: Promise.resolve(), cancel };
-    this.#save = progress;
-    const done = saveCheckpoint(
-      {
-        store: this.#store,
-        config: this.#config,
-        machine: this.#machine,
-        nextRedo: (disk) => nextRedo(this.#store.diskDirectory(this.name, disk)),
-      },
-      request,
-      {
-        ...hooks,
-        signal: hooks.signal ? AbortSignal.any([hooks.signal, cancel.signal]) : cancel.signal,
-        onResumed: (summary) => {
-          Object.assign(progress, { id: summary.id, name: summary.name });
-          hooks.onResumed?.(summary);
-          resumed(summary);
-        },
-      },
-    ).finally(() => (this.#save = undefined));
-    progress.done = done.catch((error: unknown) => debug('checkpoint: %o', error));
-    return request.wait ? done : Promise.race([afterPause, done]);
+  /** Takes a checkpoint and publishes it. BUSY while another one is being saved. */
+  checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
+    return this.#saves.take(request, hooks, (summary) => {
+      if (request.suspend === true) this.#endSuspending(summary);
+    });
+  }
+
+  /** Takes a checkpoint of the schedule's kind now, if one can be taken: an event has declared it. */
+  declareCheckpoint(): void {
+    this.#schedule.declare('event');
+  }
+
+  /** The checkpoint under way, once its memory can be read. */
+  saving(): { id: string; name: string; begunAt: Date } | undefined {
+    return this.#saves.current?.paused === true ? this.#saves.current : undefined;
+  }
+
+  /** RAM of the checkpoint under way (requirement F1); stays readable when that is complete. */
+  savingMemory(): ByteSource {
+    return this.#machine.savingMemory();
   }
 
   consoleInput(data: Uint8Array): void {
@@ -313,7 +338,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   status(): VmStatus {
     const machine = this.#machine.status();
-    const save = this.#machine.saveProgress();
+    const progress = this.#machine.saveProgress();
+    const { current: save, lastError } = this.#saves;
     const restore = this.restoreProgress();
     return {
       vm: this.name,
@@ -326,11 +352,14 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       guestTicks: machine.guestTicks,
       faults: machine.faults,
       mappings: machine.mappings,
+      dirtyBytes: machine.dirtyBytes,
+      ...(machine.trackedId === undefined ? {} : { trackedId: machine.trackedId }),
+      ...(this.#suspended ? { suspended: this.#suspended } : {}),
+      ...(lastError ? { lastError } : {}),
+      ...(this.#config.schedule ? { schedule: this.#schedule.status() } : {}),
       ...(machine.error === undefined ? {} : { error: machine.error }),
       ...(this.#exit ? { exit: this.#exit } : {}),
-      ...(this.#save && save
-        ? { save: { ...save, id: this.#save.id, name: this.#save.name } }
-        : {}),
+      ...(save && progress ? { save: { ...progress, id: save.id, name: save.name } } : {}),
       ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
       ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
     };
@@ -344,14 +373,60 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** All of close() but the lock, which a failed start needs longer. */
   async #end(): Promise<void> {
-    if (this.#save) {
-      this.#save.cancel.abort();
-      await this.#save.done;
-    }
+    const scheduled = this.#schedule.stop();
+    await this.#saves.cancel();
+    await scheduled;
     await this.#writeStatus('ended');
     await this.#machine.close();
     await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
     this.#server?.close();
+  }
+
+  #refuseSuspending(): void {
+    if (this.#saves.current?.suspend !== true) return;
+    throw new CkptError(
+      'BUSY',
+      `VM ${this.name} is being suspended; wait for checkpoint ${this.#saves.current.name} or cancel it`,
+    );
+  }
+
+  /** The guest of a suspending checkpoint stays paused, unless that has failed: then it goes on. */
+  #endSuspending(summary: CheckpointSummary | undefined): void {
+    if (summary) {
+      this.#paused = true;
+      this.#suspended = { id: summary.id, name: summary.name };
+    } else if (!this.#paused && this.#machine.status().state === 'paused') {
+      this.#machine.resume();
+    }
+    void this.#writeStatus();
+  }
+
+  #makeSchedule(): Schedule {
+    return new Schedule(this.#config.schedule ?? {}, {
+      obstacle: () => {
+        if (this.#saves.current) return 'a checkpoint is being saved';
+        const { state } = this.#machine.status();
+        return state === 'running' ? undefined : `the VM is ${state}`;
+      },
+      dirtyBytes: () => this.#machine.status().dirtyBytes,
+      take: async () => {
+        const name = await freeTimeName(this.#store, this.name, new Date(), scheduledPrefix);
+        return (await this.checkpoint({ name })).name;
+      },
+      prune: (keep) => this.#pruneScheduled(keep),
+      onMissed: (_cause, why) => this.emit('checkpoint', { type: 'missed', why }),
+      onFailed: (error) => this.#saves.failed('', error),
+    });
+  }
+
+  async #pruneScheduled(keep: number): Promise<void> {
+    const entries = (await listCheckpoints(this.#store, this.name)).filter((entry) =>
+      entry.name.startsWith(scheduledPrefix),
+    );
+    const old = judge(entries, { keepLast: keep }).filter(({ reasons }) => reasons.length === 0);
+    if (old.length === 0) return;
+    const loaded = await checkpointsBeingLoaded(this.#store);
+    for (const { entry } of old) await removeUnlessLoaded(this.#store, entry, loaded);
   }
 
   #onEvent(event: MachineEvent): void {

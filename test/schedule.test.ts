@@ -38,7 +38,7 @@ class FakeVm implements Scheduled {
     this.#end();
   }
   prune = (keep: number) => Promise.resolve(void this.pruned.push(keep));
-  onMissed = (_cause: string, why: string) => void this.missed.push(why);
+  onMissed = (why: string) => void this.missed.push(why);
   onFailed = (error: CkptError) => void this.failed.push(error);
 }
 
@@ -57,9 +57,9 @@ t.test('by an event: one at a time; what cannot be taken is told once', async (t
   const { vm, schedule } = rig(t, { keep: 3 });
   schedule.start();
   vm.quick = false;
-  schedule.declare('event');
-  schedule.declare('event');
-  schedule.declare('event');
+  schedule.declare();
+  schedule.declare();
+  schedule.declare();
   t.same(vm.missed, ['the one before is still being saved']);
   vm.end();
   await until(() => vm.taken.length === 1);
@@ -69,15 +69,15 @@ t.test('by an event: one at a time; what cannot be taken is told once', async (t
   t.notOk('nextAt' in schedule.status());
 
   vm.obstacleNow = 'the VM is paused';
-  schedule.declare('event');
-  schedule.declare('event');
+  schedule.declare();
+  schedule.declare();
   t.same(vm.missed.slice(1), ['the VM is paused']);
   vm.obstacleNow = undefined;
   vm.quick = true;
-  schedule.declare('event');
+  schedule.declare();
   await until(() => vm.taken.length === 2);
   vm.obstacleNow = 'the VM is paused';
-  schedule.declare('event');
+  schedule.declare();
   t.equal(vm.missed.length, 3, 'told again after one was taken');
 });
 
@@ -88,7 +88,7 @@ t.test('by time', async (t) => {
   await until(() => vm.taken.length === 2);
   await schedule.stop();
   t.notOk('nextAt' in schedule.status());
-  schedule.declare('event');
+  schedule.declare();
   t.equal(vm.taken.length, 2, 'nothing after the end');
 });
 
@@ -123,7 +123,7 @@ t.test('stop waits for the one under way', async (t) => {
   const { vm, schedule } = rig(t, {});
   vm.quick = false;
   schedule.start();
-  schedule.declare('event');
+  schedule.declare();
   let stopped = false;
   const stop = schedule.stop().then(() => (stopped = true));
   await setTimeout(pollMs);

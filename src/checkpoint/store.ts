@@ -16,7 +16,7 @@
  * A Store value is only paths and may be shared freely.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError } from '../errors.js';
 import { attempt, namesIn, pathExists, readSmallFile, replaceFile, syncPath } from './files.js';
@@ -156,6 +156,23 @@ export class Store {
   async readConfig(vm: string): Promise<unknown> {
     await this.needVm(vm);
     return parseJson(await readSmallFile(this.configFile(vm), maxConfigBytes), this.configFile(vm));
+  }
+
+  /** Whether a VM has neither a configuration nor a checkpoint yet: it is being made, or was cut short. */
+  async isUnfinished(vm: string): Promise<boolean> {
+    if (await pathExists(this.configFile(vm))) return false;
+    return !(await namesIn(this.checkpointsDirectory(vm))).some(isName);
+  }
+
+  /** Removes what an unfinished VM has but its lock, which the caller holds. */
+  async clearVm(vm: string): Promise<void> {
+    const directory = this.vmDirectory(vm);
+    const lock = basename(this.lockFile(vm));
+    await attempt(`cannot clear VM ${vm}`, async () => {
+      for (const name of await namesIn(directory)) {
+        if (name !== lock) await rm(join(directory, name), { recursive: true, force: true });
+      }
+    });
   }
 
   /** Removes a VM and all it has, checkpoints included. The caller holds its lock. */

@@ -1,6 +1,6 @@
 /**
  * Checkpoints by themselves (requirement B1): every so often, when enough memory has been written, or at an
- * event such as a signal. They are named auto-TIME, and the oldest of them may be removed again.
+ * event such as a signal. The oldest of them may be removed again.
  *
  * Never two at once: what falls due while another save is under way, or while the guest does not run, is
  * missed, counted, and told once in a row. Lives on the JavaScript thread, from start() to stop(); timers keep
@@ -8,11 +8,6 @@
  */
 import { CkptError, toCkptError } from '../errors.js';
 import type { ScheduleConfig, ScheduleStatus } from '../types.js';
-
-export const scheduledPrefix = 'auto-';
-
-/** Why a checkpoint is taken. */
-export type Cause = 'interval' | 'written' | 'event';
 
 /** What a schedule needs of its VM. */
 export interface Scheduled {
@@ -24,7 +19,8 @@ export interface Scheduled {
   take(): Promise<string>;
   /** Removes the scheduled checkpoints but the newest `keep`. */
   prune(keep: number): Promise<void>;
-  onMissed(cause: Cause, why: string): void;
+  /** One fell due when it could not be taken; told once in a row. */
+  onMissed(why: string): void;
   onFailed(error: CkptError): void;
 }
 
@@ -64,7 +60,7 @@ export class Schedule {
     if (everySeconds !== undefined) {
       this.#every(everySeconds * 1000, () => {
         this.#nextAt = new Date(Date.now() + everySeconds * 1000);
-        this.declare('interval');
+        this.declare();
       });
       this.#nextAt = new Date(Date.now() + everySeconds * 1000);
     }
@@ -72,18 +68,18 @@ export class Schedule {
       this.#every(this.#times.writtenPollMs, () => {
         const waits = performance.now() - this.#failedMs < this.#times.retryMs;
         if (waits || this.#underWay || this.#vm.obstacle() !== undefined) return;
-        if (this.#vm.dirtyBytes() >= afterWrittenBytes) this.declare('written');
+        if (this.#vm.dirtyBytes() >= afterWrittenBytes) this.declare();
       });
     }
   }
 
   /** Takes a checkpoint now, unless there is an obstacle: then it is missed. */
-  declare(cause: Cause): void {
+  declare(): void {
     if (this.#stopped) return;
     const why = this.#underWay ? 'the one before is still being saved' : this.#vm.obstacle();
     if (why !== undefined) {
       this.#missed++;
-      if (this.#told !== why) this.#vm.onMissed(cause, why);
+      if (this.#told !== why) this.#vm.onMissed(why);
       this.#told = why;
       return;
     }

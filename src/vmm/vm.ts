@@ -6,17 +6,10 @@
  * addon's threads and never waits for JavaScript.
  */
 import { EventEmitter } from 'node:events';
-import { createWriteStream, type WriteStream } from 'node:fs';
 import createDebug from 'debug';
-import {
-  type CheckpointEntry,
-  freeTimeName,
-  listCheckpoints,
-  openCheckpoint,
-} from '../checkpoint/checkpoints.js';
-import { makePrivateDirectory, replaceFile } from '../checkpoint/files.js';
+import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
+import { makePrivateDirectory } from '../checkpoint/files.js';
 import { cleanUnpublished } from '../checkpoint/publish.js';
-import { judge } from '../checkpoint/retention.js';
 import type { SaveHooks } from '../checkpoint/save.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
@@ -28,11 +21,10 @@ import {
   NativeMachine,
   type RestoreProgress,
 } from '../native.js';
-import { type BootPlan, planBoot } from './boot.js';
+import { type BootPlan, loadGuest, planBoot } from './boot.js';
 import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
 import { checkDisks, completeConfig } from './config.js';
 import { type ControlServer, serveControl } from './control.js';
-import { describeMachine, flatten } from './devicetree.js';
 import {
   bootDisks,
   keepRestoredDisks,
@@ -40,9 +32,10 @@ import {
   restoreDisks,
   returnReplacedDisks,
 } from './disks.js';
-import { checkpointsBeingLoaded, removeUnlessLoaded } from './loading.js';
+import { ConsoleLog, StatusFile } from './reports.js';
 import { Saves } from './saves.js';
-import { Schedule, scheduledPrefix } from './schedule.js';
+import type { Schedule } from './schedule.js';
+import { scheduleOf } from './scheduled.js';
 import type {
   CheckpointEvent,
   CheckpointRequest,
@@ -54,7 +47,6 @@ import type {
 } from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
-const maxConsoleLogBacklogBytes = 4 << 20;
 
 /** Where a VM goes on from, and how. */
 export interface RestoreOptions {
@@ -79,7 +71,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   readonly #config: VmConfig;
   readonly #claim: Claim;
   readonly #machine: NativeMachine;
-  readonly #consoleLog: WriteStream;
+  readonly #consoleLog: ConsoleLog;
+  readonly #statusFile: StatusFile;
   readonly #startedAt = new Date();
   #server: ControlServer | undefined;
   #exit: GuestExit | undefined;
@@ -89,7 +82,6 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #suspended: { id: string; name: string } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
-  #statusWritten: Promise<void> = Promise.resolve();
   /** Where this process serves its mount, for status; set by whoever mounts. */
   mountpoint: string | undefined;
 
@@ -103,6 +95,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
       this.#onEvent(event),
     );
+    const tell = (event: CheckpointEvent): void => void this.emit('checkpoint', event);
     this.#saves = new Saves(
       {
         store,
@@ -110,14 +103,11 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         machine: this.#machine,
         nextRedo: (disk) => nextRedo(store.diskDirectory(config.name, disk)),
       },
-      (event) => this.emit('checkpoint', event),
+      tell,
     );
-    this.#schedule = this.#makeSchedule();
-    this.#consoleLog = createWriteStream(store.consoleLog(config.name), {
-      flags: 'a',
-      mode: 0o600,
-    });
-    this.#consoleLog.on('error', (error) => debug('console.log: %o', error));
+    this.#schedule = scheduleOf(store, config, this.#machine, this.#saves, tell);
+    this.#consoleLog = new ConsoleLog(store.consoleLog(config.name));
+    this.#statusFile = new StatusFile(store.statusFile(config.name));
   }
 
   /** A VM that boots its kernel. EXISTS when the name is taken; nothing is left behind on failure. */
@@ -143,18 +133,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       await cleanUnpublished(store, config.name);
       const vm = new Vm(store, config, claim, await bootDisks(store, config));
       try {
-        for (const { path, fileOffset, bytes, address } of plan.pieces) {
-          vm.#machine.loadFile(path, fileOffset, bytes, address);
-        }
-        const tree = describeMachine({
-          memoryBytes: config.memoryBytes,
-          cpus: config.cpus,
-          virtioSlots: config.disks.length + 1,
-          bootargs: config.append,
-          ...(plan.initrd ? { initrd: plan.initrd } : {}),
-        });
-        vm.#machine.load(plan.deviceTree, flatten(tree));
-        vm.#machine.boot(plan.entry, plan.deviceTree);
+        loadGuest(vm.#machine, config, plan);
         await store.writeConfig(config.name, config);
         return vm;
       } catch (error) {
@@ -286,7 +265,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Takes a checkpoint of the schedule's kind now, if one can be taken: an event has declared it. */
   declareCheckpoint(): void {
-    this.#schedule.declare('event');
+    this.#schedule.declare();
   }
 
   /** The checkpoint under way, once its memory can be read. */
@@ -378,7 +357,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await scheduled;
     await this.#writeStatus('ended');
     await this.#machine.close();
-    await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
+    await this.#consoleLog.end();
     this.#server?.close();
   }
 
@@ -401,41 +380,10 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     void this.#writeStatus();
   }
 
-  #makeSchedule(): Schedule {
-    return new Schedule(this.#config.schedule ?? {}, {
-      obstacle: () => {
-        if (this.#saves.current) return 'a checkpoint is being saved';
-        const { state } = this.#machine.status();
-        return state === 'running' ? undefined : `the VM is ${state}`;
-      },
-      dirtyBytes: () => this.#machine.status().dirtyBytes,
-      take: async () => {
-        const name = await freeTimeName(this.#store, this.name, new Date(), scheduledPrefix);
-        return (await this.checkpoint({ name })).name;
-      },
-      prune: (keep) => this.#pruneScheduled(keep),
-      onMissed: (_cause, why) => this.emit('checkpoint', { type: 'missed', why }),
-      onFailed: (error) => this.#saves.failed('', error),
-    });
-  }
-
-  async #pruneScheduled(keep: number): Promise<void> {
-    const entries = (await listCheckpoints(this.#store, this.name)).filter((entry) =>
-      entry.name.startsWith(scheduledPrefix),
-    );
-    const old = judge(entries, { keepLast: keep }).filter(({ reasons }) => reasons.length === 0);
-    if (old.length === 0) return;
-    const loaded = await checkpointsBeingLoaded(this.#store);
-    for (const { entry } of old) await removeUnlessLoaded(this.#store, entry, loaded);
-  }
-
   #onEvent(event: MachineEvent): void {
     switch (event.type) {
       case 'console':
-        // Storage that hangs must not fill the host's memory: what a guest prints then is lost.
-        if (this.#consoleLog.writableLength < maxConsoleLogBacklogBytes) {
-          this.#consoleLog.write(event.data);
-        }
+        this.#consoleLog.write(event.data);
         this.emit('console', event.data);
         break;
       case 'exit':
@@ -449,16 +397,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     }
   }
 
-  /**
-   * status.json for readers without the socket, one write after the other. It is a report, so a failure to
-   * write it is only logged.
-   */
+  /** Reports the status, as of `state` when that is given. */
   #writeStatus(state?: VmStatus['state']): Promise<void> {
-    const status = { ...this.status(), ...(state ? { state } : {}) };
-    const text = `${JSON.stringify(status, null, 2)}\n`;
-    this.#statusWritten = this.#statusWritten
-      .then(() => replaceFile(this.#store.statusFile(this.name), text))
-      .catch((error: unknown) => debug('status.json: %o', error));
-    return this.#statusWritten;
+    return this.#statusFile.write({ ...this.status(), ...(state ? { state } : {}) });
   }
 }

@@ -14,7 +14,9 @@ export {
   openCheckpoint,
   removeCheckpoint,
 } from './checkpoint/checkpoints.js';
+export { exportFile } from './checkpoint/export.js';
 export type { Manifest } from './checkpoint/manifest.js';
+export { judge, type RetentionRules, type Verdict } from './checkpoint/retention.js';
 export { Store } from './checkpoint/store.js';
 export { verifyCheckpoint } from './checkpoint/verify.js';
 export { CkptError, type ErrorCode } from './errors.js';

@@ -1,8 +1,9 @@
 /** The commands on a real guest: from run to rm, in the foreground and in the background. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { listCheckpointNames } from '../src/checkpoint/checkpoints.js';
@@ -143,6 +144,15 @@ t.test('suspend and resume, a schedule, and a signal that declares a checkpoint'
   });
   t.equal((await ckptfs('retry', 'w')).status, 2, 'it has not failed');
   t.match(await json('stop', 'w'), { state: 'stopped' });
+
+  const file = join(store.root, '..', 'ram');
+  t.match(await json('export', 'w@one', '-o', file), { path: file, bytes: 2 ** 24 });
+  const refused = { status: 1, stderr: /exists already/ };
+  t.match(await ckptfs('export', 'w@one', '-o', file), refused);
+  t.equal((await ckptfs('export', 'w@two', '-o', file, '--force')).status, 0);
+  const shell = `"$0" "$1" export w@two -o - --store "$2" | cmp - "$3"`;
+  const compare = [shell, process.execPath, main, store.root, file];
+  t.equal(spawnSync('/bin/sh', ['-c', ...compare], { encoding: 'utf8' }).stderr, '');
 });
 
 t.test('what a detached start cannot do is told as if it were in the foreground', async (t) => {

@@ -9,10 +9,12 @@ import { registerCheckpoints } from './checkpoints.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
 import { registerDoctor } from './doctor.js';
+import { registerExport } from './export.js';
 import { registerInfo } from './info.js';
 import { registerList } from './list.js';
 import { registerMount } from './mount.js';
 import { registerPause } from './pause.js';
+import { registerPrune } from './prune.js';
 import { registerRestore } from './restore.js';
 import { registerResume } from './resume.js';
 import { registerRetry } from './retry.js';
@@ -57,6 +59,8 @@ export function buildProgram(): Command {
     registerShow,
     registerVerify,
     registerRm,
+    registerPrune,
+    registerExport,
     registerMount,
     registerUmount,
     registerDoctor,

@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 
 #include "base/error.h"
 
@@ -31,11 +33,12 @@ CheckpointFile::~CheckpointFile() {
   if (fd_ >= 0) close(fd_);
 }
 
-uint64_t CheckpointFile::bytes() const {
+FileIdentity CheckpointFile::identity() const {
   struct stat info;
   if (fstat(fd_, &info) != 0) throwErrno(errno, "cannot stat " + path_);
   if (!S_ISREG(info.st_mode)) throw Error(Code::damaged, path_ + ": not a regular file");
-  return static_cast<uint64_t>(info.st_size);
+  return {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size),
+          info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
 }
 
 int CheckpointFile::tryRead(uint64_t offset, std::span<std::byte> into) const noexcept {
@@ -72,6 +75,29 @@ void CheckpointFile::read(uint64_t offset, std::span<std::byte> into) const {
 void CheckpointFile::write(uint64_t offset, std::span<const std::byte> from) const {
   const int err = tryWrite(offset, from);
   if (err != 0) throwErrno(err, "cannot write " + path_);
+}
+
+void CheckpointFile::write(uint64_t offset, std::span<const iovec> pieces) const {
+  while (!pieces.empty()) {
+    const ssize_t n =
+        pwritev(fd_, pieces.data(), static_cast<int>(std::min<size_t>(pieces.size(), IOV_MAX)),
+                static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throwErrno(n < 0 ? errno : EIO, "cannot write " + path_);
+    auto written = static_cast<size_t>(n);
+    offset += written;
+    while (!pieces.empty() && written >= pieces[0].iov_len) {
+      written -= pieces[0].iov_len;
+      pieces = pieces.subspan(1);
+    }
+    if (written == 0) continue;
+    // Cut off within a piece: its rest goes by itself.
+    const auto* const base = static_cast<const std::byte*>(pieces[0].iov_base);
+    const std::span rest(base + written, pieces[0].iov_len - written);
+    write(offset, rest);
+    offset += rest.size();
+    pieces = pieces.subspan(1);
+  }
 }
 
 void CheckpointFile::sync() const {

@@ -3,12 +3,24 @@
 // The noexcept calls serve fault paths and return errno; the others throw Error naming the path.
 #pragma once
 
+#include <sys/uio.h>
+
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 
 namespace ckptfs {
+
+/** Which file, and in which state: equal for hard links, not for copies nor after a change. */
+struct FileIdentity {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t bytes;
+  int64_t modifiedNs;
+  auto operator<=>(const FileIdentity&) const = default;
+};
 
 class CheckpointFile {
  public:
@@ -22,7 +34,9 @@ class CheckpointFile {
   CheckpointFile& operator=(const CheckpointFile&) = delete;
 
   const std::string& path() const noexcept { return path_; }
-  uint64_t bytes() const;
+  /** Throws Error(damaged) for what is not a regular file. */
+  FileIdentity identity() const;
+  uint64_t bytes() const { return identity().bytes; }
   /** 0, an errno, or kShort when the file ends first. */
   static constexpr int kShort = -1;
   int tryRead(uint64_t offset, std::span<std::byte> into) const noexcept;
@@ -30,6 +44,8 @@ class CheckpointFile {
   /** Throws Error(damaged) when the file ends first. */
   void read(uint64_t offset, std::span<std::byte> into) const;
   void write(uint64_t offset, std::span<const std::byte> from) const;
+  /** Writes the pieces one after another. */
+  void write(uint64_t offset, std::span<const iovec> pieces) const;
   void sync() const;
   /** Opens the path again under the same descriptor, for a file that was replaced. Any thread. */
   void reopen() const;

@@ -6,6 +6,7 @@
 import { Command } from 'commander';
 import { registerCheckpoint } from './checkpoint.js';
 import { registerCheckpoints } from './checkpoints.js';
+import { registerCompact } from './compact.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
 import { registerDoctor } from './doctor.js';
@@ -61,6 +62,7 @@ export function buildProgram(): Command {
     registerRm,
     registerPrune,
     registerExport,
+    registerCompact,
     registerMount,
     registerUmount,
     registerDoctor,

@@ -15,6 +15,12 @@ namespace {
  */
 constexpr auto kDrainTimeout = std::chrono::seconds(30);
 
+/** How long the guest is watched before the pause for the blocks that it uses. */
+constexpr auto kAccessWindow = std::chrono::milliseconds(20);
+
+/** Arming 32 MiB takes under a millisecond, for which the guest may have to wait. */
+constexpr uint64_t kArmSliceBytes = 32 << 20;
+
 /** How often a save that waits for a restore looks whether it is complete. */
 constexpr auto kRestorePoll = std::chrono::milliseconds(1);
 
@@ -28,20 +34,41 @@ uint64_t microseconds(Clock::duration d) {
 
 CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
   const auto begun = Clock::now();
-  // A block that has not been loaded cannot be saved: the restore goes first.
-  awaitRestore();
+  openBase();
+  // A full save needs every block; an incremental one refers to those that are not loaded yet.
+  if (!base_) awaitRestore();
   try {
     prepare();
+    armAhead();
     pause();
   } catch (...) {
     for (const Switch& disk : switches_)
       if (disk.fresh) ::unlink(disk.fresh->path().c_str());
     throw;
   }
+  const auto image = std::make_shared<SavedMemory>(saver_, machine_.memory_.bytes());
+  machine_.setSavedMemory(image);
   resumed(result_.pauseUs);
-  finish();
+  try {
+    save();
+    image->complete(request_.directory);
+  } catch (const Error& error) {
+    image->fail(error);
+    if (suspended_) machine_.resume();
+    throw;
+  }
+  machine_.setTracked(request_.id);
   result_.totalUs = microseconds(Clock::now() - begun);
   return result_;
+}
+
+void LiveSave::openBase() {
+  if (request_.base && machine_.tracked() == request_.base->id)
+    base_ = MemoryMap::read(request_.base->directory + "/" + MemoryMap::kFileName);
+}
+
+void LiveSave::refuseCancelled() const {
+  if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
 }
 
 void LiveSave::awaitRestore() const {
@@ -50,23 +77,46 @@ void LiveSave::awaitRestore() const {
     const RestoreProgress progress = machine_.restorer_->progress();
     if (progress.done) return;
     if (!progress.error.empty()) throw Error(Code::damaged, progress.error);
-    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+    refuseCancelled();
     std::this_thread::sleep_for(kRestorePoll);
   }
 }
 
 void LiveSave::prepare() {
+  GuestMemory& memory = machine_.memory_;
+  // What vCPUs use from here on is what they are likely to use in the save (requirement B4).
+  std::vector<uint8_t> accessed(memory.blockCount());
+  memory.harvestAccessed(accessed);
+  machine_.vcpus_->flushTranslations();
+  const auto watching = Clock::now();
+
   for (const CheckpointRequest::Redo& redo : request_.redo) {
     auto chain = machine_.platform_.disk(redo.disk);
     auto fresh = chain->prepare(redo.path);
     switches_.push_back({std::move(chain), std::move(fresh)});
   }
-  saver_ =
-      std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
-                                                            .compress = request_.codec == "lz4",
-                                                            .vcpus = machine_.config_.cpus});
+  saver_ = std::make_shared<Saver>(
+      memory, SaveOptions{.directory = request_.directory,
+                          .codec = codecOf(request_.codec),
+                          .vcpus = machine_.config_.cpus,
+                          .base = base_ ? &*base_ : nullptr,
+                          .suspend = request_.suspend,
+                          .pace = {.limitBytesPerSecond = request_.limitBytesPerSecond,
+                                   .guestIoBusy = [this] { return machine_.platform_.busy(); }}});
   running_ = saver_.get();
-  if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+  std::this_thread::sleep_until(watching + kAccessWindow);
+  std::fill(accessed.begin(), accessed.end(), 0);
+  memory.harvestAccessed(accessed);
+  saver_->order(std::move(accessed));
+  refuseCancelled();
+}
+
+/** Most of what the pause would have to protect, in slices between which the guest runs. */
+void LiveSave::armAhead() {
+  GuestMemory& memory = machine_.memory_;
+  const uint64_t slice = memory.geometry().blocksIn(kArmSliceBytes);
+  for (BlockId block = 0; block < memory.blockCount(); block += slice)
+    memory.armAhead({block, std::min(slice, memory.blockCount() - block)});
 }
 
 void LiveSave::pause() {
@@ -75,17 +125,20 @@ void LiveSave::pause() {
     ~ReleaseDevices() { platform.release(); }
   } devices{machine_.platform_};
   machine_.platform_.hold();
-  machine_.platform_.waitDrained(kDrainTimeout);
+  if (!request_.inFlight) machine_.platform_.waitDrained(kDrainTimeout);
 
   const auto stopping = Clock::now();
   machine_.quiesce();
   struct Unquiesce {
     Machine& machine;
-    ~Unquiesce() { machine.unquiesce(); }
+    bool keep = false;
+    ~Unquiesce() {
+      if (!keep) machine.unquiesce();
+    }
   };
   Clock::time_point stopped, armed, copied, switched;
   {
-    const Unquiesce guest{machine_};
+    Unquiesce guest{machine_};
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
     saver_->arm();
@@ -94,13 +147,11 @@ void LiveSave::pause() {
       std::lock_guard quiet(machine_.inputMutex_);
       frozen_ = {machine_.clock_.now(), machine_.vcpus_->freeze(), machine_.platform_.freeze()};
     }
-    if (request_.oracle) {
-      const std::byte* ram = machine_.memory_.hostView();
-      machine_.oracle_.assign(ram, ram + machine_.memory_.bytes());
-    }
     copied = Clock::now();
     for (Switch& disk : switches_) disk.chain->push(std::move(disk.fresh));
     switched = Clock::now();
+    if (request_.oracle) machine_.takeOracle();
+    if (request_.suspend) guest.keep = suspended_ = machine_.suspend();
   }
   const auto resumed = Clock::now();
   result_.pauseUs = microseconds(resumed - stopping);
@@ -108,7 +159,7 @@ void LiveSave::pause() {
                       microseconds(copied - armed), microseconds(switched - copied)};
 }
 
-void LiveSave::finish() {
+void LiveSave::save() {
   saver_->start();
   try {
     for (const Switch& disk : switches_) disk.chain->sealFrozen();
@@ -125,9 +176,11 @@ void LiveSave::finish() {
   const SaveResult saved = saver_->wait();
   result_.memoryBytes = machine_.memory_.bytes();
   result_.storedBytes = saved.storedBytes;
-  result_.blocks = {saved.vcpu, saved.background, saved.zero, 0};
+  result_.blocks = {saved.vcpu, saved.background, saved.zero, saved.parent, saved.duplicate};
   result_.faults = saved.faults;
   result_.guestTicks = frozen_.ticks;
+  result_.incremental = base_.has_value();
+  result_.segments = saved.segments;
 }
 
 std::vector<DiskConfig> LiveSave::frozenDisks() const {

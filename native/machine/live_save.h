@@ -1,22 +1,26 @@
-// One live checkpoint of a machine, in the order of requirement A.
+// One checkpoint of a machine, in the order of requirement A.
 //
-//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in
-//   their
-//                queues), so that no IO is left for the pause
-//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing
-//   else running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs
-//   sealed
+//   running  A1  redo logs and segment files are made, traces armed ahead, disk requests drained
+//                (new ones wait in their queues) or left in flight, as asked (A14)
+//   paused   A2  vCPUs parked, traces armed on what was written meanwhile, device state copied,
+//                disks switched; nothing else
+//   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs sealed
+//
+// A checkpoint with `suspend` stays in the second line until the guest is resumed (B9).
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/stateful.h"
+#include "checkpoint/memory_map.h"
 #include "checkpoint/saver.h"
 #include "disk/chain.h"
 #include "machine/machine_config.h"
+#include "machine/saved_memory.h"
 
 namespace ckptfs {
 
@@ -27,7 +31,7 @@ class LiveSave {
   LiveSave(Machine& machine, const CheckpointRequest& request)
       : machine_(machine), request_(request) {}
 
-  /** Runs it all on the calling thread. Throws Error with traces lifted and the guest running. */
+  /** Runs it all on the calling thread. Throws Error with traces lifted and the guest as before. */
   CheckpointResult run(const std::function<void(uint64_t pauseUs)>& resumed);
 
   // From any thread.
@@ -46,9 +50,13 @@ class LiveSave {
     std::string toJson() const;
   };
 
+  void openBase();
   void awaitRestore() const;
+  void refuseCancelled() const;
   void prepare();
+  void armAhead();
   void pause();
+  void save();
   void finish();
   std::vector<DiskConfig> frozenDisks() const;
 
@@ -56,9 +64,11 @@ class LiveSave {
   const CheckpointRequest& request_;
   std::atomic<bool> cancelled_{false};
   std::atomic<Saver*> running_{nullptr};  // for progress and cancel
-  std::unique_ptr<Saver> saver_;
+  std::optional<MemoryMap> base_;
+  std::shared_ptr<Saver> saver_;
   std::vector<Switch> switches_;
   FrozenMachine frozen_;
+  bool suspended_ = false;
   CheckpointResult result_;
 };
 

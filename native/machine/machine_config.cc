@@ -81,11 +81,18 @@ Json toJson(const ParentIdentity& identity) {
 CheckpointRequest parseCheckpointRequest(const std::string& text) {
   return parse(text, "save request", [](const Json& json) {
     CheckpointRequest request;
+    json.at("id").get_to(request.id);
     json.at("directory").get_to(request.directory);
     json.at("codec").get_to(request.codec);
-    if (request.codec != "lz4" && request.codec != "none")
-      throw Error(Code::usage, "there is no codec " + request.codec + "; use lz4 or none");
-    request.oracle = json.value("oracle", false);
+    if (const auto it = json.find("base"); it != json.end())
+      request.base = {it->at("id"), it->at("directory")};
+    json.at("suspend").get_to(request.suspend);
+    const std::string drain = json.at("drain");
+    if (drain != "drain" && drain != "in-flight")
+      throw Error(Code::usage, "there is no way \"" + drain + "\" to drain; use drain or in-flight");
+    request.inFlight = drain == "in-flight";
+    request.limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0});
+    json.at("oracle").get_to(request.oracle);
     for (const Json& item : json.at("redo"))
       request.redo.push_back({item.at("disk"), item.at("path")});
     return request;
@@ -94,7 +101,12 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
 
 RestoreRequest parseRestoreRequest(const std::string& text) {
   return parse(text, "restore request", [](const Json& json) {
-    return RestoreRequest{json.at("directory"), json.at("deviceState"), json.at("lazy")};
+    return RestoreRequest{.id = json.at("id"),
+                          .directory = json.at("directory"),
+                          .deviceState = json.at("deviceState"),
+                          .lazy = json.at("lazy"),
+                          .orderFile = json.value("orderFile", std::string()),
+                          .limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0})};
   });
 }
 
@@ -124,11 +136,14 @@ Json toJson(const CheckpointResult& r) {
        {{"vcpu", r.blocks.vcpu},
         {"background", r.blocks.background},
         {"zero", r.blocks.zero},
-        {"parent", r.blocks.parent}}},
+        {"parent", r.blocks.parent},
+        {"duplicate", r.blocks.duplicate}}},
       {"faults", r.faults},
       {"disks", disks},
       {"deviceState", r.deviceState},
       {"guestTicks", std::to_string(r.guestTicks)},
+      {"incremental", r.incremental},
+      {"segments", r.segments},
   };
 }
 

@@ -18,9 +18,6 @@ constexpr auto kDrainTimeout = std::chrono::seconds(30);
 /** How long the guest is watched before the pause for the blocks that it uses. */
 constexpr auto kAccessWindow = std::chrono::milliseconds(20);
 
-/** Arming 32 MiB takes under a millisecond, for which the guest may have to wait. */
-constexpr uint64_t kArmSliceBytes = 32 << 20;
-
 /** How often a save that waits for a restore looks whether it is complete. */
 constexpr auto kRestorePoll = std::chrono::milliseconds(1);
 
@@ -39,7 +36,6 @@ CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
   if (!base_) awaitRestore();
   try {
     prepare();
-    armAhead();
     pause();
   } catch (...) {
     for (const Switch& disk : switches_)
@@ -64,7 +60,7 @@ CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
 
 void LiveSave::openBase() {
   if (request_.base && machine_.tracked() == request_.base->id)
-    base_ = MemoryMap::read(request_.base->directory + "/" + MemoryMap::kFileName);
+    base_ = std::make_shared<const MemoryImage>(request_.base->directory);
 }
 
 void LiveSave::refuseCancelled() const {
@@ -89,34 +85,25 @@ void LiveSave::prepare() {
   memory.harvestAccessed(accessed);
   machine_.vcpus_->flushTranslations();
   const auto watching = Clock::now();
-
   for (const CheckpointRequest::Redo& redo : request_.redo) {
     auto chain = machine_.platform_.disk(redo.disk);
     auto fresh = chain->prepare(redo.path);
     switches_.push_back({std::move(chain), std::move(fresh)});
   }
-  saver_ = std::make_shared<Saver>(
-      memory, SaveOptions{.directory = request_.directory,
-                          .codec = codecOf(request_.codec),
-                          .vcpus = machine_.config_.cpus,
-                          .base = base_ ? &*base_ : nullptr,
-                          .suspend = request_.suspend,
-                          .pace = {.limitBytesPerSecond = request_.limitBytesPerSecond,
-                                   .guestIoBusy = [this] { return machine_.platform_.busy(); }}});
-  running_ = saver_.get();
   std::this_thread::sleep_until(watching + kAccessWindow);
   std::fill(accessed.begin(), accessed.end(), 0);
   memory.harvestAccessed(accessed);
-  saver_->order(std::move(accessed));
+  saver_ = std::make_shared<Saver>(
+      memory, SaveOptions{.directory = request_.directory,
+                          .codec = request_.codec,
+                          .vcpus = machine_.config_.cpus,
+                          .accessed = std::move(accessed),
+                          .suspend = request_.suspend,
+                          .base = base_,
+                          .limitBytesPerSecond = request_.limitBytesPerSecond,
+                          .guestIoBusy = [this] { return machine_.platform_.busy(); }});
+  running_ = saver_.get();
   refuseCancelled();
-}
-
-/** Most of what the pause would have to protect, in slices between which the guest runs. */
-void LiveSave::armAhead() {
-  GuestMemory& memory = machine_.memory_;
-  const uint64_t slice = memory.geometry().blocksIn(kArmSliceBytes);
-  for (BlockId block = 0; block < memory.blockCount(); block += slice)
-    memory.armAhead({block, std::min(slice, memory.blockCount() - block)});
 }
 
 void LiveSave::pause() {
@@ -142,6 +129,7 @@ void LiveSave::pause() {
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
     saver_->arm();
+    if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
     {
       std::lock_guard quiet(machine_.inputMutex_);
@@ -179,7 +167,7 @@ void LiveSave::save() {
   result_.blocks = {saved.vcpu, saved.background, saved.zero, saved.parent, saved.duplicate};
   result_.faults = saved.faults;
   result_.guestTicks = frozen_.ticks;
-  result_.incremental = base_.has_value();
+  result_.incremental = base_ != nullptr;
   result_.segments = saved.segments;
 }
 

@@ -1,7 +1,7 @@
 // One checkpoint of a machine, in the order of requirement A.
 //
-//   running  A1  redo logs and segment files are made, traces armed ahead, disk requests drained
-//                (new ones wait in their queues) or left in flight, as asked (A14)
+//   running  A1  redo logs and segment files are made, traces armed ahead (by the Saver), disk
+//                requests drained (new ones wait in their queues) or left in flight (A14)
 //   paused   A2  vCPUs parked, traces armed on what was written meanwhile, device state copied,
 //                disks switched; nothing else
 //   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs sealed
@@ -12,11 +12,10 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/stateful.h"
-#include "checkpoint/memory_map.h"
+#include "checkpoint/memory_image.h"
 #include "checkpoint/saver.h"
 #include "disk/chain.h"
 #include "machine/machine_config.h"
@@ -54,7 +53,6 @@ class LiveSave {
   void awaitRestore() const;
   void refuseCancelled() const;
   void prepare();
-  void armAhead();
   void pause();
   void save();
   void finish();
@@ -64,7 +62,7 @@ class LiveSave {
   const CheckpointRequest& request_;
   std::atomic<bool> cancelled_{false};
   std::atomic<Saver*> running_{nullptr};  // for progress and cancel
-  std::optional<MemoryMap> base_;
+  std::shared_ptr<const MemoryImage> base_;
   std::shared_ptr<Saver> saver_;
   std::vector<Switch> switches_;
   FrozenMachine frozen_;

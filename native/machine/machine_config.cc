@@ -45,6 +45,13 @@ void readLayers(const Json& json, DiskLayers& layers) {
 
 }  // namespace
 
+format::Codec parseCodec(const std::string& name) {
+  if (name == "none") return format::Codec::raw;
+  if (name == "lz4") return format::Codec::lz4;
+  if (name == "zstd") return format::Codec::zstd;
+  throw Error(Code::usage, "there is no codec " + name + "; use lz4, zstd or none");
+}
+
 DiskLayers parseDiskLayers(const std::string& text) {
   return parse(text, "disk layers", [](const Json& json) {
     DiskLayers layers;
@@ -83,7 +90,7 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
     CheckpointRequest request;
     json.at("id").get_to(request.id);
     json.at("directory").get_to(request.directory);
-    json.at("codec").get_to(request.codec);
+    request.codec = parseCodec(json.at("codec"));
     if (const auto it = json.find("base"); it != json.end())
       request.base = {it->at("id"), it->at("directory")};
     json.at("suspend").get_to(request.suspend);

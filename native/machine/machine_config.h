@@ -12,6 +12,7 @@
 
 #include "base/geometry.h"
 #include "base/json.h"
+#include "checkpoint/format.h"
 #include "disk/chain.h"
 #include "memory/trace_engine.h"
 
@@ -52,7 +53,7 @@ struct CheckpointRequest {
   };
   std::string id;         // what memory is tracked against once the save is good
   std::string directory;  // receives memory.map and segments; has links of the base's segments
-  std::string codec;      // none | lz4 | zstd
+  format::Codec codec = format::Codec::lz4;
   std::vector<Redo> redo;
   std::optional<Base> base;  // used only if memory is tracked against it, else the save is full
   bool suspend = false;      // the guest stays paused (requirement B9)
@@ -91,6 +92,8 @@ struct RestoreRequest {
   uint64_t limitBytesPerSecond = 0;  // of what background threads load; 0: no limit (C8)
 };
 
+/** By its name for people: none, lz4 or zstd. Throws Error(usage). */
+format::Codec parseCodec(const std::string& name);
 DiskLayers parseDiskLayers(const std::string& json);
 MachineConfig parseMachineConfig(const std::string& json);
 CheckpointRequest parseCheckpointRequest(const std::string& json);

@@ -1,5 +1,6 @@
 #include "machine/platform.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "devices/memory_map.h"
@@ -67,6 +68,11 @@ void Platform::waitDrained(std::chrono::milliseconds timeout) {
                                   std::to_string(timeout.count() / 1000) +
                                   " s; check the storage of its disks and try again");
   }
+}
+
+bool Platform::busy() const {
+  return std::any_of(virtio_.begin(), virtio_.end(),
+                     [](const auto& device) { return !device->drained(); });
 }
 
 void Platform::release() {

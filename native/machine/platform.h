@@ -52,6 +52,8 @@ class Platform {
   void hold();
   /** Waits until no request is in flight, while held. Throws Error(busy) after `timeout`. */
   void waitDrained(std::chrono::milliseconds timeout);
+  /** Requests of the guest are in flight (requirements B6, C8). */
+  bool busy() const;
   /** Begins to serve requests, at the start of the guest and after a hold. */
   void release();
   /** Makes durable what the guest has written, as a plug pulled later would not; for the end. */

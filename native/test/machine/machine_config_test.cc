@@ -90,7 +90,7 @@ TEST_CASE("requests are read from JSON") {
   const CheckpointRequest save = parseCheckpointRequest(kSave.dump());
   CHECK(save.id == "1f");
   CHECK(save.directory == "/d");
-  CHECK(save.codec == "zstd");
+  CHECK(save.codec == format::Codec::zstd);
   REQUIRE(save.base);
   CHECK(save.base->id == "0e");
   CHECK(save.base->directory == "/b");

@@ -126,7 +126,7 @@ class Rig {
                                    std::vector<CheckpointRequest::Redo> redo = {}) {
     CheckpointRequest request;
     request.id = request.directory = directory;
-    request.codec = codec;
+    request.codec = parseCodec(codec);
     request.redo = std::move(redo);
     request.oracle = true;
     return request;

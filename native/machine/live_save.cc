@@ -101,7 +101,7 @@ void LiveSave::prepare() {
                           .suspend = request_.suspend,
                           .base = base_,
                           .limitBytesPerSecond = request_.limitBytesPerSecond,
-                          .guestIoBusy = [this] { return machine_.platform_.busy(); }});
+                          .guestIoBusy = [&platform = machine_.platform_] { return platform.busy(); }});
   running_ = saver_.get();
   refuseCancelled();
 }

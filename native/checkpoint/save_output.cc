@@ -105,8 +105,7 @@ SaveOutput::Published SaveOutput::publish(const MemoryMap* base) {
       published.bytes += segment.bytes();
     }
   }
-  const MemoryMap map =
-      rows_.finish(segments_[0].description(), segments_[1].description(), base);
+  const MemoryMap map = rows_.finish(segments_[0].description(), segments_[1].description(), base);
   for (const MapSegment& segment : map.segments) published.segments.emplace_back(segment.name);
   const std::vector<std::byte> bytes = map.encode();
   const CheckpointFile file = CheckpointFile::create(directory_ + "/" + MemoryMap::kFileName);

@@ -47,8 +47,8 @@ SaveRows::Place SaveRows::place(BlockId block) const {
   return {static_cast<SegmentKind>(io.segment), io.offset + row.offset, row};
 }
 
-/** Gives `map` the base's rows of blocks that were not to be saved, with the IO blocks and segments
- *  that they lie in. */
+/** Takes over the rows of blocks that were not to be saved, with the IO blocks and segments that
+ *  they lie in. */
 void SaveRows::referTo(const MemoryMap& base, MemoryMap& map) const {
   std::vector<uint32_t> places(base.ioBlocks.size(), kNoIoBlock);
   std::vector<bool> named(base.segments.size());
@@ -81,7 +81,7 @@ MemoryMap SaveRows::finish(const MapSegment& hot, const MapSegment& cold,
   for (BlockId block = 0; block < traced_.size(); ++block)
     if (traced(block) ? !complete(block) : base == nullptr)
       throw Error(Code::io, "memory block " + std::to_string(block) + " was not saved");
-  MemoryMap map = map_;  // a copy: readers go on to look for places in what was written
+  MemoryMap map = map_;  // a copy: place() goes on
   uint32_t segments[2] = {};
   for (const MapSegment& segment : {hot, cold}) {
     if (segment.ioBlocks == 0) continue;

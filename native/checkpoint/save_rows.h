@@ -59,8 +59,8 @@ class SaveRows {
 
   std::vector<uint8_t> traced_;
   std::unique_ptr<std::atomic<bool>[]> complete_;
-  mutable std::mutex lock_;  // guards map_.ioBlocks, whose segment is a SegmentKind
-  MemoryMap map_;
+  mutable std::mutex lock_;  // guards map_.ioBlocks
+  MemoryMap map_;            // without segments: an IO block's is its SegmentKind
 };
 
 }  // namespace ckptfs

@@ -136,8 +136,7 @@ TEST_CASE("incremental: nothing changed, and all of it changed") {
   };
   save("a", nullptr);
   const auto base = std::make_shared<MemoryImage>(store.path() + "/a");
-  fs::create_hard_link(store.path() + "/a/" + base->map().segments[0].name,
-                       store.path() + "/link");
+  fs::create_hard_link(store.path() + "/a/" + base->map().segments[0].name, store.path() + "/link");
   const SaveResult none = save("b", base);
   CHECK(none.parent == memory.blockCount());
   REQUIRE(none.segments.size() == 1);

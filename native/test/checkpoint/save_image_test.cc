@@ -145,9 +145,8 @@ class PendingReads final : public LateContents {
     {
       const std::lock_guard lock(lock_);
       const auto found = kept_.find(block);
-      std::byte* const into = found == kept_.end()
-                                  ? memory_.hostView() + kGeometry.offsetOf(block)
-                                  : found->second.data();
+      std::byte* const into = found == kept_.end() ? memory_.hostView() + kGeometry.offsetOf(block)
+                                                   : found->second.data();
       for (uint64_t at = 512; at < 1024; at += 8) storeWord(into, at, contentsOf(block));
       if (found != kept_.end()) copy = found->second;
       pending_.erase(block);

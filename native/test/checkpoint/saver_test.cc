@@ -110,7 +110,8 @@ void failingSave(GuestMemory& memory, const std::string& directory, Code code) {
 
 TEST_CASE("saver: equals the oracle") {
   for (const char* engine : {"mprotect", "soft"})
-    for (const format::Codec codec : {format::Codec::raw, format::Codec::lz4, format::Codec::zstd}) {
+    for (const format::Codec codec :
+         {format::Codec::raw, format::Codec::lz4, format::Codec::zstd}) {
       rounds({engine, codec, kGeometry, 16 << 20}, kRounds);
       rounds({engine, codec, kLargePages, 24 << 20}, kRounds);
     }

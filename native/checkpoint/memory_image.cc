@@ -104,10 +104,14 @@ bool MemoryImage::decode(BlockId block, std::span<const std::byte> body, std::sp
   return fault.what == nullptr;
 }
 
-bool MemoryImage::place(BlockId block, std::span<const std::byte> ioBlock, std::span<std::byte> raw,
-                        BlockFault& fault) const noexcept {
+const std::byte* MemoryImage::contents(BlockId block, std::span<const std::byte> ioBlock,
+                                       std::span<std::byte> scratch,
+                                       BlockFault& fault) const noexcept {
   const MapBlock& row = map_.blocks[block];
-  return decode(block, ioBlock.subspan(row.offset, row.stored), raw, fault);
+  const auto body = ioBlock.subspan(row.offset, row.stored);
+  if (row.codec != Codec::raw) return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
+  fault = {checksumOf(body) == row.checksum ? nullptr : "checksum mismatch", 0, block};
+  return fault.what == nullptr ? body.data() : nullptr;
 }
 
 Error MemoryImage::describe(const BlockFault& fault) const {

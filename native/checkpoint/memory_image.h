@@ -41,9 +41,10 @@ class MemoryImage {
    * paths. */
   bool loadIoBlock(uint32_t ioBlock, BlockId block, std::span<std::byte> into,
                    BlockFault& fault) const noexcept;
-  /** Checks and decodes one block out of its loaded IO block. For fault paths. */
-  bool place(BlockId block, std::span<const std::byte> ioBlock, std::span<std::byte> raw,
-             BlockFault& fault) const noexcept;
+  /** The checked contents of a block out of its loaded IO block: where they lie in it, or decoded
+   * into `scratch` of blockBytes; null when they are damaged. For fault paths. */
+  const std::byte* contents(BlockId block, std::span<const std::byte> ioBlock,
+                            std::span<std::byte> scratch, BlockFault& fault) const noexcept;
   Error describe(const BlockFault& fault) const;
 
   /** Opens the segment files again by name, after they were repaired or replaced. Throws Error. */

@@ -108,7 +108,12 @@ void Machine::restore(const RestoreRequest& request) {
   }
   instructionsAtRestore_ = instructions();
   image_ = std::make_unique<MemoryImage>(request.directory);
-  restorer_ = std::make_unique<Restorer>(memory_, *image_);
+  restorer_ = std::make_unique<Restorer>(
+      memory_, *image_,
+      RestoreOptions{.id = request.id,
+                     .orderFile = request.orderFile,
+                     .limitBytesPerSecond = request.limitBytesPerSecond,
+                     .guestIoBusy = [this] { return platform_.busy(); }});
   if (request.lazy)
     restorer_->arm();
   else

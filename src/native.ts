@@ -25,7 +25,17 @@ export interface ByteSource {
   close(): void;
 }
 
-export type Codec = 'none' | 'lz4';
+export const codecs = ['none', 'lz4', 'zstd'] as const;
+export type Codec = (typeof codecs)[number];
+
+/** How accesses to guest memory are made to trap; the default comes first (docs/design.md). */
+export const traceNames = ['soft', 'mprotect', 'userfaultfd'] as const;
+export type TraceName = (typeof traceNames)[number];
+
+/** What becomes of disk requests in flight at a checkpoint (requirement A14): completed before the pause,
+ *  or part of the checkpoint. */
+export const drainModes = ['drain', 'in-flight'] as const;
+export type DrainMode = (typeof drainModes)[number];
 
 /** A redo log; `bytes` is the exact size of one that was sealed when it was recorded. */
 export interface RedoLayer {
@@ -59,7 +69,7 @@ export interface NativeMachineConfig {
   memoryBytes: number;
   cpus: number;
   geometry: Geometry;
-  trace: 'mprotect';
+  trace: TraceName;
   disks: NativeDiskConfig[];
 }
 
@@ -69,15 +79,41 @@ export interface GuestExit {
   reason: number;
 }
 
-/** What a live checkpoint needs; the paths are absolute. */
+/** What a checkpoint needs; the paths are absolute. */
 export interface SaveRequest {
-  /** Existing directory, the unpublished checkpoint: receives memory.map and the two segments. */
+  /** Of the checkpoint that is made: what memory is tracked against once the save is good. */
+  id: string;
+  /**
+   * Existing directory, the unpublished checkpoint: receives memory.map and new segments, and holds links
+   * of the base's segments.
+   */
   directory: string;
   codec: Codec;
+  /**
+   * An earlier checkpoint to refer to for blocks that have not changed (requirement F4): its id, and the
+   * directory whose memory.map is read. Memory that is tracked against another one is saved in full.
+   */
+  base?: { id: string; directory: string };
+  /** The guest stays paused afterwards, in state `paused`; one resume() lets it go on (requirement B9). */
+  suspend: boolean;
+  drain: DrainMode;
+  /** Of what background threads save (requirement B6); unlimited when absent. */
+  limitBytesPerSecond?: number;
   /** The redo log that takes each disk's writes from the pause on, created by the addon before it. */
   redo: { disk: string; path: string }[];
   /** Keeps a copy of RAM taken inside the pause, for tests ({@link NativeMachine.oracle}). */
   oracle: boolean;
+}
+
+/** How many memory blocks of a checkpoint came from where. */
+export interface BlockCounts {
+  vcpu: number;
+  background: number;
+  zero: number;
+  /** Unchanged since the base, and referred to there. */
+  parent: number;
+  /** With the contents of another block of the checkpoint. */
+  duplicate: number;
 }
 
 /** What a save did; becomes part of the manifest. Times in µs, sizes in bytes. */
@@ -87,7 +123,11 @@ export interface SaveResult {
   totalUs: number;
   memoryBytes: number;
   storedBytes: number;
-  blocks: { vcpu: number; background: number; zero: number; parent: number };
+  /** Whether it refers to the base for blocks that have not changed. */
+  incremental: boolean;
+  /** Names of the segments that memory.map refers to, the base's included. */
+  segments: string[];
+  blocks: BlockCounts;
   faults: number;
   /** The layers that hold each disk as it was in the pause; absolute paths. */
   disks: (NativeDiskConfig & { parentIdentity: FileIdentity })[];
@@ -97,10 +137,19 @@ export interface SaveResult {
 }
 
 export interface RestoreRequest {
+  /** Of the checkpoint: what memory is tracked against from then on. */
+  id: string;
   /** Checkpoint directory that holds memory.map and its segments. */
   directory: string;
   deviceState: string;
   lazy: boolean;
+  /**
+   * The order in which the guest needed memory after earlier restores (requirement F3): read if it is there,
+   * replaced when this restore is complete.
+   */
+  orderFile?: string;
+  /** Of what background threads load (requirement C8); unlimited when absent. */
+  limitBytesPerSecond?: number;
 }
 
 export interface RestoreProgress {
@@ -123,6 +172,10 @@ export interface MachineStatus {
   faults: number;
   mappings: number;
   guestTicks: string;
+  /** Written since the checkpoint that memory is tracked against; all of RAM when there is none. */
+  dirtyBytes: number;
+  /** The checkpoint that memory is tracked against. */
+  trackedId?: string;
   error?: string;
 }
 
@@ -136,6 +189,47 @@ export interface Damage {
   file: string;
   what: string;
 }
+
+/** What long work may be given: to tell how far it is, and to be stopped with CANCELLED. */
+export interface TaskHooks {
+  /** Bytes done, and all of them. */
+  onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** What differs between the memories of two checkpoints. */
+export interface MemoryDiff {
+  memoryBytes: number;
+  /** What is compared as one: the smaller of the two checkpoints' memory blocks. */
+  blockBytes: number;
+  blocks: number;
+  changedBlocks: number;
+  /** Of whole blocks. */
+  changedBytes: number;
+  /** Ascending and apart from one another, at most 10,000: `truncated` says when there are more. */
+  ranges: { offset: number; bytes: number }[];
+  truncated: boolean;
+}
+
+/** What a compaction does, or would do. */
+export interface Compaction {
+  /** Different segments in all checkpoints, and their bytes. */
+  segments: number;
+  segmentBytes: number;
+  /** Those that are replaced. */
+  rewritten: number;
+  rewrittenBytes: number;
+  /** Those that replace them; planned bytes are an upper bound. */
+  written: number;
+  writtenBytes: number;
+  /** Checkpoints whose memory.map changes: their index in what was given, and (when it is done) the
+   *  segments that their new memory.map refers to. */
+  checkpoints: { index: number; segments: string[] }[];
+}
+
+/** Segments that verifications of one run have found whole: they are read once however many checkpoints
+ *  share them. Opaque; made by {@link verifiedSegments}. */
+export type VerifiedSegments = { readonly verified: unique symbol };
 
 interface RawMachine {
   loadFile(path: string, fileOffset: number, bytes: number, address: number): void;
@@ -153,10 +247,18 @@ interface RawMachine {
   consoleInput(data: Uint8Array): void;
   status(): string;
   memory(): ByteSource;
+  savingMemory(): ByteSource;
   disk(id: string): ByteSource;
   oracle(): Buffer;
   close(): Promise<void>;
 }
+
+/** Work under way in the addon. */
+interface RawTask {
+  result: Promise<string>;
+  cancel(): void;
+}
+type RawProgress = (doneBytes: number, totalBytes: number) => void;
 
 interface Addon {
   Machine: new (
@@ -165,7 +267,16 @@ interface Addon {
   ) => RawMachine;
   openMemoryImage(directory: string): Promise<ByteSource>;
   openDisk(layers: string): Promise<ByteSource>;
-  verifyMemoryImage(directory: string): Promise<string>;
+  verifiedSegments(): VerifiedSegments;
+  verifyMemoryImage(
+    directory: string,
+    verified: VerifiedSegments,
+    onProgress: RawProgress,
+  ): RawTask;
+  diffMemoryImages(before: string, after: string, onProgress: RawProgress): RawTask;
+  planCompaction(directories: string): Promise<string>;
+  compactCheckpoints(targets: string, onProgress: RawProgress): RawTask;
+  exchangeDirectories(one: string, other: string): Promise<void>;
   verifyRedoLog(path: string, bytes: number): Promise<string>;
   createRedoLog(layers: string, path: string): Promise<void>;
   fileIdentity(path: string): string;
@@ -198,6 +309,28 @@ async function callAsync<T>(body: () => Promise<T>): Promise<T> {
     return await body();
   } catch (error) {
     throw wrapped(error);
+  }
+}
+
+/** Runs work of the addon to its end, which its hooks may bring about early. */
+async function runTask<T>(
+  hooks: TaskHooks,
+  start: (onProgress: RawProgress) => RawTask,
+): Promise<T> {
+  if (hooks.signal?.aborted) throw new CkptError('CANCELLED', 'cancelled');
+  let running = true;
+  const task = call(() =>
+    start((done, total) => {
+      if (running) hooks.onProgress?.(done, total);
+    }),
+  );
+  const cancel = (): void => task.cancel();
+  hooks.signal?.addEventListener('abort', cancel);
+  try {
+    return JSON.parse(await callAsync(() => task.result)) as T;
+  } finally {
+    running = false;
+    hooks.signal?.removeEventListener('abort', cancel);
   }
 }
 
@@ -282,8 +415,8 @@ export class NativeMachine {
   }
 
   /**
-   * A live checkpoint (A1 to A3). Resolves when memory.map is complete and everything is durable;
-   * `onResumed` is called once the guest runs again. Waits for a lazy restore under way to complete.
+   * A checkpoint (A1 to A3, B9). Resolves when memory.map is complete and everything is durable;
+   * `onResumed` is called when the work of the pause is done: the guest runs again, unless it is suspended.
    */
   async save(request: SaveRequest, onResumed: (pauseUs: number) => void): Promise<SaveResult> {
     const text = await callAsync(() => this.#raw.save(JSON.stringify(request), onResumed));
@@ -324,6 +457,14 @@ export class NativeMachine {
     return source(call(() => this.#raw.memory()));
   }
 
+  /**
+   * RAM as the save under way keeps it (requirement F1): there from its pause on; a source that is open
+   * stays readable when the save is complete. USAGE when no save has come so far.
+   */
+  savingMemory(): ByteSource {
+    return source(call(() => this.#raw.savingMemory()));
+  }
+
   /** A virtual disk now, merged. */
   disk(id: string): ByteSource {
     return source(call(() => this.#raw.disk(id)));
@@ -350,9 +491,51 @@ export async function openDisk(layers: DiskLayers): Promise<ByteSource> {
   return source(await callAsync(() => addon().openDisk(JSON.stringify(layers))));
 }
 
-/** Reads and checks every byte of memory.map and its segments. */
-export async function verifyMemoryImage(directory: string): Promise<Damage[]> {
-  return JSON.parse(await callAsync(() => addon().verifyMemoryImage(directory))) as Damage[];
+/** For the verifications of one run. */
+export function verifiedSegments(): VerifiedSegments {
+  return addon().verifiedSegments();
+}
+
+/** Reads and checks every byte of memory.map and its segments; of segments that are in `verified` already,
+ *  all but the bodies. */
+export function verifyMemoryImage(
+  directory: string,
+  hooks: TaskHooks & { verified?: VerifiedSegments | undefined } = {},
+): Promise<Damage[]> {
+  const verified = hooks.verified ?? verifiedSegments();
+  return runTask(hooks, (onProgress) => addon().verifyMemoryImage(directory, verified, onProgress));
+}
+
+/** Compares the memories in two checkpoint directories; progress in bytes of memory. USAGE when they are
+ *  not of the same size. */
+export function diffMemoryImages(
+  before: string,
+  after: string,
+  hooks: TaskHooks = {},
+): Promise<MemoryDiff> {
+  return runTask(hooks, (onProgress) => addon().diffMemoryImages(before, after, onProgress));
+}
+
+/** What compacting all checkpoints of a VM, given by directory, would do. */
+export async function planCompaction(directories: string[]): Promise<Compaction> {
+  const text = await callAsync(() => addon().planCompaction(JSON.stringify(directories)));
+  return JSON.parse(text) as Compaction;
+}
+
+/** Makes `staging` of each checkpoint that changes, with its new memory.map and new segments; the rest,
+ *  and the removal of staging directories after a failure, is the caller's. */
+export function compactCheckpoints(
+  targets: { directory: string; staging: string }[],
+  hooks: TaskHooks = {},
+): Promise<Compaction> {
+  return runTask(hooks, (onProgress) =>
+    addon().compactCheckpoints(JSON.stringify(targets), onProgress),
+  );
+}
+
+/** Lets two directories of one filesystem change names, at once. UNSUPPORTED where it cannot. */
+export function exchangeDirectories(one: string, other: string): Promise<void> {
+  return callAsync(() => addon().exchangeDirectories(one, other));
 }
 
 /** Reads and checks every byte of a sealed redo log that must have exactly `bytes` bytes. */

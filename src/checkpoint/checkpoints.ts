@@ -40,11 +40,36 @@ export interface Checkpoint {
 }
 
 /**
+ * Runs `work` on a checkpoint directory, and once more when it failed (`failed` says so of its result, or it
+ * threw) while a compaction put another directory of the same contents in its place.
+ */
+export async function steadily<T>(
+  directory: string,
+  work: () => Promise<T>,
+  failed: (result: T) => boolean = () => false,
+): Promise<T> {
+  const inode = async () => (await stat(directory).catch(() => undefined))?.ino;
+  const before = await inode();
+  const replaced = async () => before !== undefined && ![before, undefined].includes(await inode());
+  try {
+    const result = await work();
+    if (!failed(result) || !(await replaced())) return result;
+  } catch (error) {
+    if (!(await replaced())) throw error;
+  }
+  return work();
+}
+
+/**
  * Opens a checkpoint directory, fail-closed: the manifest, the presence and size of every file, and the
  * contents of the small ones are checked before anything is used. The contents of segments and redo logs
  * are checked block by block whenever they are read. NOT_FOUND, DAMAGED, UNSUPPORTED.
  */
-export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+export function openCheckpoint(directory: string): Promise<Checkpoint> {
+  return steadily(directory, () => readCheckpoint(directory));
+}
+
+async function readCheckpoint(directory: string): Promise<Checkpoint> {
   const manifest = await readManifest(directory);
   const tree = await walkTree(directory);
   for (const file of manifest.files) {
@@ -124,9 +149,14 @@ export async function listCheckpointNames(store: Store, vm: string): Promise<str
 }
 
 /** A name for a checkpoint that was given none: its time, with a number when that second has one. */
-export async function freeTimeName(store: Store, vm: string, time: Date): Promise<string> {
+export async function freeTimeName(
+  store: Store,
+  vm: string,
+  time: Date,
+  prefix = '',
+): Promise<string> {
   const taken = new Set(await listCheckpointNames(store, vm));
-  const base = timeName(time);
+  const base = `${prefix}${timeName(time)}`;
   for (let number = 1; ; number++) {
     const name = number === 1 ? base : `${base}-${number}`;
     if (!taken.has(name)) return name;
@@ -181,6 +211,22 @@ export async function findCheckpoint(store: Store, text: string): Promise<Checkp
   });
 }
 
+/** The checkpoints of that id, those of `vm` first. Copies of a directory share an id. */
+export async function checkpointsById(
+  store: Store,
+  id: string,
+  vm: string,
+): Promise<CheckpointEntry[]> {
+  const others = (await store.listVms()).filter((other) => other !== vm);
+  const found: CheckpointEntry[] = [];
+  for (const name of [vm, ...others]) {
+    const entries = await listCheckpoints(store, name);
+    found.push(...entries.filter((entry) => entry.manifest?.id === id));
+    if (found.length > 0) break;
+  }
+  return found;
+}
+
 async function findById(store: Store, prefix: string): Promise<CheckpointEntry> {
   const entries = await listAllCheckpoints(store);
   const [first, ...others] = entries.filter((entry) => entry.manifest?.id.startsWith(prefix));
@@ -209,6 +255,7 @@ export async function removeCheckpoint(store: Store, entry: CheckpointEntry): Pr
     await syncPath(parent);
     // A VM that starts now clears the leftovers of its directory too: `force` lets both go through.
     await rm(temporary, { recursive: true, force: true, maxRetries: 3 });
+    if (entry.manifest) await rm(store.orderFile(entry.vm, entry.manifest.id), { force: true });
   });
   debug('removed checkpoint %s@%s', entry.vm, entry.name);
 }

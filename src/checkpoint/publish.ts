@@ -15,6 +15,7 @@ import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError } from '../errors.js';
+import { listCheckpoints } from './checkpoints.js';
 import {
   attempt,
   linkOrCopy,
@@ -35,7 +36,8 @@ import {
   memoryMapFile,
   writeManifest,
 } from './manifest.js';
-import { newId, temporaryPrefix } from './names.js';
+import { cleanCompactions } from './compact_lock.js';
+import { compactionPrefix, newId, temporaryPrefix } from './names.js';
 import type { Store } from './store.js';
 
 const debug = createDebug('ckptfs:publish');
@@ -109,14 +111,7 @@ export class Publication {
     if (draft.id !== this.id || draft.name !== this.name || draft.vm !== this.vm) {
       throw new Error('the manifest is of another checkpoint');
     }
-    const { files, directories } = await describe(this.directory);
-    const { manifest, text } = writeManifest(draft, files);
-    for (const file of files) await syncPath(join(this.directory, file.path));
-    await writeDurable(join(this.directory, manifestTemporary), text);
-    await rename(join(this.directory, manifestTemporary), join(this.directory, manifestFile));
-    for (const directory of directories) await syncPath(join(this.directory, directory));
-    await syncPath(this.directory);
-    return manifest;
+    return sealDirectory(this.directory, draft);
   }
 
   async #rename(): Promise<void> {
@@ -144,6 +139,18 @@ function taken(vm: string, name: string): CkptError {
   );
 }
 
+/** Writes the manifest of all files in `directory` and makes all of it durable, the manifest last. */
+export async function sealDirectory(directory: string, draft: ManifestDraft): Promise<Manifest> {
+  const { files, directories } = await describe(directory);
+  const { manifest, text } = writeManifest(draft, files);
+  for (const file of files) await syncPath(join(directory, file.path));
+  await writeDurable(join(directory, manifestTemporary), text);
+  await rename(join(directory, manifestTemporary), join(directory, manifestFile));
+  for (const inner of directories) await syncPath(join(directory, inner));
+  await syncPath(directory);
+  return manifest;
+}
+
 /** The manifest's list of files, by path, with checksums of those that carry none inside. */
 async function describe(
   directory: string,
@@ -163,22 +170,32 @@ async function describe(
 }
 
 /**
- * Removes what saves, removals and replaced files that were cut short left behind. Only for the holder of
+ * Removes what saves, removals and replaced files that were cut short left behind, and what was learnt of
+ * checkpoints that are gone. Only for the holder of
  * the VM's lock that has no save under way: then none of it is alive. Resolves with how many there were.
  */
 export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
   const [checkpoints, home] = [store.checkpointsDirectory(vm), store.vmDirectory(vm)];
+  // A compaction may be under way; it clears up after itself and others of its kind.
   const leftovers = [
     ...(await namesIn(checkpoints))
-      .filter((name) => name.startsWith(temporaryPrefix))
+      .filter((name) => name.startsWith(temporaryPrefix) && !name.startsWith(compactionPrefix))
       .map((name) => join(checkpoints, name)),
     ...(await namesIn(home))
       .filter((name) => replacementPattern.test(name))
       .map((name) => join(home, name)),
   ];
+  const orders = await namesIn(store.ordersDirectory(vm));
+  if (orders.length > 0) {
+    const entries = await listCheckpoints(store, vm);
+    const kept = new Set(entries.map(({ manifest }) => `${manifest?.id}.order`));
+    // What a damaged checkpoint has had cannot be told any more.
+    const gone = orders.filter((name) => !kept.has(name));
+    leftovers.push(...gone.map((name) => join(store.ordersDirectory(vm), name)));
+  }
   for (const path of leftovers) {
     debug('removing leftover %s', path);
     await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));
   }
-  return leftovers.length;
+  return leftovers.length + (await cleanCompactions(store, vm));
 }

@@ -57,7 +57,7 @@ export class Qemu {
         ...['-append', commandLine(workload)],
         ...['-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
         ...['-qmp', `unix:${socket},server=on,wait=off`],
-        ...(incoming === undefined ? [] : ['-incoming', `exec:cat '${incoming}'`]),
+        ...(incoming === undefined ? [] : ['-incoming', 'defer']),
       ],
       ['pipe', 'pipe', 'pipe'],
     );
@@ -75,7 +75,13 @@ export class Qemu {
     try {
       for (const deadline = Date.now() + connectDeadlineMs; ;) {
         const qmp = await Qmp.connect(socket).catch(() => undefined);
-        if (qmp) return new Qemu(workload, console, child, qmp, scratch);
+        if (qmp) {
+          // Only now, or its events would be past before anybody listens.
+          if (incoming !== undefined) {
+            await qmp.execute('migrate-incoming', { uri: `exec:cat '${incoming}'` });
+          }
+          return new Qemu(workload, console, child, qmp, scratch);
+        }
         if (!running || Date.now() > deadline) {
           throw new Error(`${program} does not start: ${complaints.trim() || 'no QMP socket'}`);
         }

@@ -9,7 +9,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CheckpointEntry } from '../src/checkpoint/checkpoints.js';
 import type { Store } from '../src/checkpoint/store.js';
-import type { Codec } from '../src/native.js';
+import { type Codec, traceNames } from '../src/native.js';
 import type { VmConfigInput } from '../src/types.js';
 import { Ckptfs } from './ckptfs.js';
 import { gib, mib, type MemoryGuest, type Workload } from './guest.js';
@@ -188,10 +188,9 @@ export async function lostWork(store: Store, repetitions: number): Promise<Row[]
 
 /** The engines at 512 MiB, the same for each: pause and lost work. */
 export async function traceEngines(store: Store, repetitions: number): Promise<Row[]> {
-  const engines: NonNullable<VmConfigInput['trace']>[] = ['mprotect'];
   const small: Workload = { memoryBytes: 512 * mib, filledMib: 384 };
   const rows: Row[] = [];
-  for (const trace of engines) {
+  for (const trace of traceNames) {
     rows.push(
       ...(await rowsOf(bench, `trace engine ${trace}`, async () => {
         const wanted = patterns.map((pattern) => ({ pattern, codec: 'lz4' as const }));

@@ -17,12 +17,7 @@ import { cleanUnpublished } from '../src/checkpoint/publish.js';
 import type { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { buildProgram } from '../src/cli/program.js';
-import {
-  exchangeDirectories,
-  lockFile,
-  openMemoryImage,
-  verifiedSegments,
-} from '../src/native.js';
+import { exchangeDirectories, lockFile, openMemoryImage, verifiedSegments } from '../src/native.js';
 import { memoryHash, publishChain } from './support/chains.js';
 import { temporaryStore } from './support/guests.js';
 
@@ -88,7 +83,10 @@ t.test('room comes back, contents and everything else stay', async (t) => {
   const done = await compactVm(store, 'vm', { onProgress: (bytes) => amounts.push(bytes) });
   t.match(done, { vm: 'vm', dryRun: false, rewritten: plan.rewritten, damaged: [] });
   t.same(done.checkpoints, plan.checkpoints);
-  t.same(amounts, [...amounts].sort((a, b) => a - b));
+  t.same(
+    amounts,
+    [...amounts].sort((a, b) => a - b),
+  );
   t.equal(await diskBytes(store), before - done.rewrittenBytes + done.writtenBytes);
   await checkAll(t, store, hashes);
   for (const manifest of manifests) {

@@ -1,14 +1,14 @@
 /**
  * Cycles of checkpoint, restore and verification under load, for as long as one likes.
  *
- * Two guests run side by side in this process. Each goes round by itself: it runs for a while, is checkpointed
+ * Some guests run side by side in this process. Each goes round by itself: it runs for a while, is checkpointed
  * with options chosen at random, and now and then its plug is pulled and it goes on from one of its
  * checkpoints, of which another may be taken at once, while memory is still being loaded.
  *
  *   linux    the self-checking writer with memory and a journal on a disk: every run to its end must print the
  *            sum of a run that nothing interrupted
- *   writer   a bare-metal random writer on two harts: every checkpoint is compared byte for byte with a copy of
- *            RAM taken in its pause, every restored RAM with its checkpoint
+ *   writer-ENGINE   a bare-metal random writer on two harts for each trace engine: every checkpoint is compared
+ *            byte for byte with a copy of RAM taken in its pause, many a restored RAM with its checkpoint
  *
  * Checkpoints are removed as it goes, any of them, not the oldest alone, so that what is left must stand by itself.
  * The first fault ends it. At the end everything that is left is verified.
@@ -24,7 +24,13 @@ import {
 import { walkTree } from '../../src/checkpoint/files.js';
 import type { Store } from '../../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../../src/checkpoint/verify.js';
-import { type ByteSource, type Codec, openMemoryImage } from '../../src/native.js';
+import {
+  type ByteSource,
+  codecs,
+  drainModes,
+  openMemoryImage,
+  traceNames,
+} from '../../src/native.js';
 import type { CheckpointRequest, VmConfigInput } from '../../src/types.js';
 import { Vm } from '../../src/vmm/vm.js';
 import { bareConfig, linuxGuest, Watch } from './guests.js';
@@ -41,6 +47,7 @@ export interface SoakOptions {
 /** What was done; everything in it went well. */
 export interface SoakTotals {
   checkpoints: number;
+  incremental: number;
   whileRestoring: number;
   lazyRestores: number;
   eagerRestores: number;
@@ -55,8 +62,8 @@ const kept = 6;
 const longestRunMs = 4000;
 const shortestRunMs = 300;
 const sayEveryMs = 60_000;
+const limitedBytesPerSecond = 64 * mib;
 const longestEndMs = 600_000;
-const codecs = ['none', 'lz4'] satisfies Codec[];
 
 /** One guest, and what its lane of the soak knows of it. */
 interface Lane {
@@ -96,6 +103,7 @@ async function firstDifference(a: ByteSource, b: ByteSource | Buffer): Promise<n
 class Soak {
   readonly totals: SoakTotals = {
     checkpoints: 0,
+    incremental: 0,
     whileRestoring: 0,
     lazyRestores: 0,
     eagerRestores: 0,
@@ -224,13 +232,23 @@ class Soak {
   }
 
   #request(): CheckpointRequest & { name: string } {
-    return { name: `c${this.#number++}`, codec: this.#pick(codecs), wait: true };
+    return {
+      name: `c${this.#number++}`,
+      codec: this.#pick(codecs),
+      drain: this.#pick(drainModes),
+      full: this.#chance(0.25),
+      suspend: this.#chance(0.1),
+      ...(this.#chance(0.1) ? { limitBytesPerSecond: limitedBytesPerSecond } : {}),
+      wait: true,
+    };
   }
 
   async #checkpoint(lane: Lane, vm: Vm): Promise<void> {
     const request = this.#request();
-    await vm.checkpoint(request, { oracle: lane.oracle });
+    const { parentId } = await vm.checkpoint(request, { oracle: lane.oracle });
+    if (request.suspend) vm.resume();
     this.totals.checkpoints++;
+    if (typeof parentId === 'string') this.totals.incremental++;
     if (!lane.oracle) return;
     const { directory } = await findCheckpoint(this.#store, `${lane.name}@${request.name}`);
     const image = await openMemoryImage(directory);
@@ -270,7 +288,7 @@ class Soak {
       const entries = await listCheckpoints(this.#store, lane.name);
       const bytes = await checkpointBytesOf(entries);
       if (entries.length <= 1) return;
-      if (entries.length <= kept && bytes <= this.#options.limitBytes / 2) return;
+      if (entries.length <= kept && bytes <= this.#options.limitBytes / 4) return;
       await removeCheckpoint(this.#store, this.#pick(entries));
       this.totals.removed++;
     }
@@ -299,7 +317,8 @@ async function checkpointBytesOf(entries: readonly CheckpointEntry[]): Promise<n
 /** One line that says how much was done. */
 export function totalsLine(totals: SoakTotals): string {
   return (
-    `soak: ${totals.checkpoints} checkpoints (${totals.whileRestoring} during a restore), ` +
+    `soak: ${totals.checkpoints} checkpoints (${totals.incremental} incremental, ` +
+    `${totals.whileRestoring} during a restore), ` +
     `${totals.lazyRestores} lazy and ${totals.eagerRestores} eager restores, ` +
     `${totals.comparedWithPause} compared with their pause, ${totals.runsToTheEnd} runs to the end, ` +
     `${totals.removed} removed, ${totals.verified} left and verified`
@@ -323,10 +342,14 @@ export async function soak(store: Store, options: SoakOptions): Promise<SoakTota
       oracle: false,
       passed: /ckptfs-guest: (PASS [^\r\n]+)\r?\n/,
     },
-    {
-      name: 'writer',
-      config: bareConfig('random-writer', 'harts=2 mib=80', { cpus: 2, memoryBytes: 96 * mib }),
+    ...traceNames.map((trace) => ({
+      name: `writer-${trace}`,
+      config: bareConfig('random-writer', 'harts=2 mib=48', {
+        cpus: 2,
+        memoryBytes: 64 * mib,
+        trace,
+      }),
       oracle: true,
-    },
+    })),
   ]);
 }

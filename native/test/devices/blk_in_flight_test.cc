@@ -289,17 +289,17 @@ TEST_CASE("blk in flight: a damaged list of requests is refused, or needs a rese
   refuse([](Json& j) { j.erase("inFlight"); });
   refuse([](Json& j) { j["inFlight"] = 7; });
   refuse([](Json& j) { j["inFlight"] = Json::array(); });
-  refuse([](Json& j) { j["inFlight"] = std::vector<int>{0, 0}; });
-  refuse([](Json& j) { j["inFlight"] = std::vector<int>{65536}; });
+  refuse([](Json& j) { j["inFlight"] = std::vector<unsigned>{0, 0}; });
+  refuse([](Json& j) { j["inFlight"] = std::vector<unsigned>{65536}; });
   refuse([](Json& j) { j["inFlight"] = std::vector<int>{-1}; });
   refuse([](Json& j) { j["inFlight"] = std::vector<std::string>{"0"}; });
-  refuse([](Json& j) { j["inFlight"] = std::vector<int>(129, 0); });
+  refuse([](Json& j) { j["inFlight"] = std::vector<unsigned>(129, 0); });
   refuse([](Json& j) { j["virtio"]["queues"][0]["ready"] = false; });
   // Heads are looked up in guest memory, so what they lead to shows only then.
-  for (const int head : {128, 65535, 90}) {
+  for (const unsigned head : {128u, 65535u, 90u}) {
     CAPTURE(head);
     Json bad = good;
-    bad["inFlight"] = std::vector<int>{head};
+    bad["inFlight"] = std::vector<unsigned>{head};
     TestLine line;
     VirtioBlk blk(restored.disk, "vda", GuestRam(restored.memory, D::kRamBase), line.input(),
                   restored.pool);

@@ -26,7 +26,7 @@
         '-isystem', '<(node_root_dir)/include/node',
         '-isystem', '<!(node -p "path.dirname(require.resolve(\'node-addon-api\'))")',
       ],
-      'libraries': ['-llz4', '-lxxhash', '-pthread'],
+      'libraries': ['-llz4', '-lzstd', '-lxxhash', '-pthread'],
     },
   ],
 }

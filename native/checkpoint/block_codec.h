@@ -1,7 +1,7 @@
-// Compression of one memory block (requirement B8): LZ4, or raw when LZ4 does not make it shorter.
+// Compression of one memory block (requirement B8): LZ4 or zstd, raw when neither makes it shorter.
 //
-// One encoder belongs to one thread. Decoding needs no state, allocates nothing and may run inside
-// a fault.
+// One encoder belongs to one thread. Decoding allocates nothing, may run inside a fault, and on as
+// many threads as like.
 #pragma once
 
 #include <cstddef>
@@ -11,21 +11,28 @@
 
 #include "checkpoint/format.h"
 
+struct ZSTD_CCtx_s;
+
 namespace ckptfs {
 
 class BlockEncoder {
  public:
-  explicit BlockEncoder(bool compress);
+  /** `codec`: lz4, zstd or raw. Throws Error. */
+  explicit BlockEncoder(format::Codec codec);
 
   struct Encoded {
     format::Codec codec;
-    uint32_t stored;
+    std::span<const std::byte> body;  // in `into`, or `raw` itself
   };
-  /** Writes the body of `raw` to `into`, which has room for raw.size() bytes. */
+  /** The body of `raw`; `into` has room for raw.size() bytes. */
   Encoded encode(std::span<const std::byte> raw, std::byte* into) noexcept;
 
  private:
-  std::unique_ptr<std::byte[]> state_;  // LZ4's work space, null: store raw
+  struct FreeZstd {
+    void operator()(ZSTD_CCtx_s* context) const noexcept;
+  };
+  std::unique_ptr<std::byte[]> lz4_;              // work space
+  std::unique_ptr<ZSTD_CCtx_s, FreeZstd> zstd_;  // neither: store raw
 };
 
 /** Restores a block of `raw.size()` bytes from its body. False: the body is not one of this codec.

@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 
 #include "base/error.h"
 
@@ -72,6 +74,29 @@ void CheckpointFile::read(uint64_t offset, std::span<std::byte> into) const {
 void CheckpointFile::write(uint64_t offset, std::span<const std::byte> from) const {
   const int err = tryWrite(offset, from);
   if (err != 0) throwErrno(err, "cannot write " + path_);
+}
+
+void CheckpointFile::write(uint64_t offset, std::span<const iovec> pieces) const {
+  while (!pieces.empty()) {
+    const ssize_t n =
+        pwritev(fd_, pieces.data(), static_cast<int>(std::min<size_t>(pieces.size(), IOV_MAX)),
+                static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throwErrno(n < 0 ? errno : EIO, "cannot write " + path_);
+    auto written = static_cast<size_t>(n);
+    offset += written;
+    while (!pieces.empty() && written >= pieces[0].iov_len) {
+      written -= pieces[0].iov_len;
+      pieces = pieces.subspan(1);
+    }
+    if (written == 0) continue;
+    // Cut off within a piece: its rest goes by itself.
+    const auto* const base = static_cast<const std::byte*>(pieces[0].iov_base);
+    const std::span rest(base + written, pieces[0].iov_len - written);
+    write(offset, rest);
+    offset += rest.size();
+    pieces = pieces.subspan(1);
+  }
 }
 
 void CheckpointFile::sync() const {

@@ -3,6 +3,8 @@
 // The noexcept calls serve fault paths and return errno; the others throw Error naming the path.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -30,6 +32,8 @@ class CheckpointFile {
   /** Throws Error(damaged) when the file ends first. */
   void read(uint64_t offset, std::span<std::byte> into) const;
   void write(uint64_t offset, std::span<const std::byte> from) const;
+  /** Writes the pieces one after another. */
+  void write(uint64_t offset, std::span<const iovec> pieces) const;
   void sync() const;
   /** Opens the path again under the same descriptor, for a file that was replaced. Any thread. */
   void reopen() const;

@@ -17,7 +17,7 @@ namespace ckptfs::format {
 
 static_assert(std::endian::native == std::endian::little, "the formats are little-endian");
 
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr char kSegmentMagic[8] = {'C', 'K', 'P', 'T', 'S', 'E', 'G', '\0'};
 inline constexpr char kIoBlockMagic[8] = {'C', 'K', 'P', 'T', 'I', 'O', 'B', '\0'};
 inline constexpr char kSealMagic[8] = {'C', 'K', 'P', 'T', 'E', 'N', 'D', '\0'};
@@ -34,7 +34,21 @@ inline constexpr uint32_t kMaxSegments = 65536;
 using SegmentId = std::byte[16];
 
 enum class SegmentKind : uint32_t { hot = 0, cold = 1 };
-enum class Codec : uint8_t { raw = 0, lz4 = 1, zero = 2 };
+enum class Codec : uint8_t { raw = 0, lz4 = 1, zero = 2, zstd = 3 };
+
+/** Whether a body of `stored` bytes may hold a block of `blockBytes` in this codec. */
+constexpr bool isBodyLength(Codec codec, uint64_t stored, uint64_t blockBytes) noexcept {
+  switch (codec) {
+    case Codec::raw:
+      return stored == blockBytes;
+    case Codec::lz4:
+    case Codec::zstd:
+      return stored > 0 && stored < blockBytes;
+    case Codec::zero:
+      break;  // has no body
+  }
+  return false;
+}
 
 struct SegmentHeader {
   char magic[8];
@@ -64,7 +78,7 @@ static_assert(sizeof(IoBlockHeader) == 40);
 struct IoBlockEntry {
   uint64_t block;
   uint32_t stored;  // body length in bytes
-  Codec codec;      // raw or lz4
+  Codec codec;      // not zero
   uint8_t reserved[3];
   uint64_t checksum;  // of the body as stored
 };
@@ -115,13 +129,16 @@ struct MapIoBlock {
 static_assert(sizeof(MapIoBlock) == 32);
 
 inline constexpr uint32_t kNoIoBlock = UINT32_MAX;
+/** Flag of a MapBlock: the body was written for another block with the same contents. */
+inline constexpr uint8_t kAlias = 1;
 
 struct MapBlock {
   uint32_t ioBlock;  // index in the IO block table; kNoIoBlock for codec zero
   uint32_t offset;   // of the body, in the IO block
   uint32_t stored;
   Codec codec;
-  uint8_t reserved[3];
+  uint8_t flags;  // kAlias or 0
+  uint8_t reserved[2];
   uint64_t checksum;  // of the body as stored; 0 for codec zero
 };
 static_assert(sizeof(MapBlock) == 24);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <numeric>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint_file.h"
@@ -67,25 +69,22 @@ const char* faultOf(const MapIoBlock& io, const MemoryMap& map) {
   return nullptr;
 }
 
+/** Rows are by segment, then by offset, and do not overlap. */
+bool follows(const MapIoBlock& before, const MapIoBlock& after) {
+  return before.segment < after.segment ||
+         (before.segment == after.segment && after.offset - before.offset >= before.bytes &&
+          after.offset > before.offset);
+}
+
 const char* faultOf(const MapBlock& block, const MemoryMap& map) {
-  if (block.reserved[0] != 0 || block.reserved[1] != 0 || block.reserved[2] != 0)
-    return "reserved bytes";
-  const uint64_t blockBytes = map.geometry.blockBytes();
-  switch (block.codec) {
-    case Codec::zero:
-      return block.ioBlock == kNoIoBlock && block.offset == 0 && block.stored == 0 &&
-                     block.checksum == 0
-                 ? nullptr
-                 : "zero block";
-    case Codec::raw:
-      if (block.stored != blockBytes) return "length";
-      break;
-    case Codec::lz4:
-      if (block.stored == 0 || block.stored >= blockBytes) return "length";
-      break;
-    default:
-      return "codec";
-  }
+  if (block.reserved[0] != 0 || block.reserved[1] != 0) return "reserved bytes";
+  if (block.codec == Codec::zero)
+    return block.ioBlock == kNoIoBlock && block.offset == 0 && block.stored == 0 &&
+                   block.flags == 0 && block.checksum == 0
+               ? nullptr
+               : "zero block";
+  if ((block.flags & ~kAlias) != 0) return "flags";
+  if (!isBodyLength(block.codec, block.stored, map.geometry.blockBytes())) return "codec or length";
   if (block.ioBlock >= map.ioBlocks.size()) return "IO block";
   const MapIoBlock& io = map.ioBlocks[block.ioBlock];
   if (block.offset < bodiesAt(io.count) || block.offset > io.bytes ||
@@ -105,6 +104,24 @@ void checkCheckpointable(const Geometry& geometry, uint64_t memoryBytes) {
   if (geometry.blocksIn(memoryBytes) > kMaxBlocks)
     throw Error(Code::usage, "guest memory of more than " + std::to_string(kMaxBlocks) +
                                  " memory blocks; choose larger ones");
+}
+
+void MemoryMap::sortIoBlocks() {
+  std::vector<uint32_t> order(ioBlocks.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) {
+    return std::tie(ioBlocks[a].segment, ioBlocks[a].offset) <
+           std::tie(ioBlocks[b].segment, ioBlocks[b].offset);
+  });
+  std::vector<MapIoBlock> sorted(ioBlocks.size());
+  std::vector<uint32_t> places(ioBlocks.size());
+  for (uint32_t i = 0; i < order.size(); ++i) {
+    sorted[i] = ioBlocks[order[i]];
+    places[order[i]] = i;
+  }
+  ioBlocks = std::move(sorted);
+  for (MapBlock& row : blocks)
+    if (row.codec != Codec::zero) row.ioBlock = places[row.ioBlock];
 }
 
 std::vector<std::byte> MemoryMap::encode() const {
@@ -172,9 +189,19 @@ MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string&
     check(faultOf(map.segments[i]), "segment", i);
     if (!names.insert(map.segments[i].name).second) check("repeated file name", "segment", i);
   }
-  for (size_t i = 0; i < map.ioBlocks.size(); ++i)
+  for (size_t i = 0; i < map.ioBlocks.size(); ++i) {
     check(faultOf(map.ioBlocks[i], map), "IO block", i);
-  for (size_t i = 0; i < map.blocks.size(); ++i) check(faultOf(map.blocks[i], map), "block", i);
+    if (i > 0 && !follows(map.ioBlocks[i - 1], map.ioBlocks[i])) check("order", "IO block", i);
+  }
+  std::vector<uint8_t> referenced(map.ioBlocks.size());
+  for (size_t i = 0; i < map.blocks.size(); ++i) {
+    check(faultOf(map.blocks[i], map), "block", i);
+    if (map.blocks[i].codec != Codec::zero) referenced[map.blocks[i].ioBlock] = 1;
+  }
+  const auto unused = std::find(referenced.begin(), referenced.end(), 0);
+  if (unused != referenced.end())
+    check("reference: no block is in it", "IO block",
+          static_cast<size_t>(unused - referenced.begin()));
   return map;
 }
 

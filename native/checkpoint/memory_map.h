@@ -17,12 +17,14 @@ struct MemoryMap {
 
   uint64_t memoryBytes = 0;
   Geometry geometry;
-  std::vector<format::MapSegment> segments;  // hot before cold
-  std::vector<format::MapIoBlock> ioBlocks;  // of one segment: in file order
+  std::vector<format::MapSegment> segments;  // newest checkpoint first, its hot before its cold
+  std::vector<format::MapIoBlock> ioBlocks;  // by segment, then offset; each has a block in it
   std::vector<format::MapBlock> blocks;      // by block id
 
-  std::string segmentName(uint32_t segment) const { return segments[segment].name; }
+  const char* segmentName(uint32_t segment) const { return segments[segment].name; }
 
+  /** Brings the IO block table into its order and the block table's references along. */
+  void sortIoBlocks();
   std::vector<std::byte> encode() const;
   /** Throws Error(damaged) naming `path` and the place, Error(unsupported) for another version. */
   static MemoryMap decode(std::span<const std::byte> bytes, const std::string& path);

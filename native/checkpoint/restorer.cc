@@ -44,7 +44,7 @@ void Restorer::record(const BlockFault& fault) noexcept {
   if (!fault_) fault_ = fault;
 }
 
-bool Restorer::handle(BlockId block) noexcept {
+bool Restorer::handle(BlockId block, Cause cause) noexcept {
   const MapBlock& row = image_.map().blocks[block];
   const uint64_t blockBytes = memory_.geometry().blockBytes();
   const std::span raw(memory_.hostView() + memory_.geometry().offsetOf(block), blockBytes);
@@ -69,14 +69,13 @@ bool Restorer::handle(BlockId block) noexcept {
   const bool last = placed && unplaced_[row.ioBlock].fetch_sub(1, std::memory_order_acq_rel) == 1;
   pool_.release(buffer, last || !placed);  // a damaged one is read again by a retry
   if (!placed) return false;
-  const bool demanded = backgroundId_.load(std::memory_order_relaxed) != std::this_thread::get_id();
-  (demanded ? demand_ : prefetched_).fetch_add(1, std::memory_order_relaxed);
+  (cause == Cause::demand ? demand_ : prefetched_).fetch_add(1, std::memory_order_relaxed);
   return true;
 }
 
 /** Places what is absent of the IO block in a pinned buffer, in the order of the IO block's own
  *  entries (the IO-memory map), and ends the pin. */
-bool Restorer::placeRest(IoBufferPool::Buffer& buffer, bool lift) noexcept {
+bool Restorer::placeRest(IoBufferPool::Buffer& buffer) noexcept {
   const std::vector<MapBlock>& rows = image_.map().blocks;
   const uint32_t ioBlock = buffer.ioBlock();
   bool ok = true;
@@ -87,20 +86,20 @@ bool Restorer::placeRest(IoBufferPool::Buffer& buffer, bool lift) noexcept {
       ++run.count;
       return;
     }
-    ok &= memory_.settle(run, lift);
+    ok &= memory_.settleLoad(run);
     run = {entry.block, 1};
   });
-  ok &= memory_.settle(run, lift);
+  ok &= memory_.settleLoad(run);
   pool_.release(buffer, true);
   return ok;
 }
 
-bool Restorer::passSegments(SegmentKind kind, bool lift) noexcept {
+bool Restorer::passSegments(SegmentKind kind) noexcept {
   const MemoryMap& map = image_.map();
   bool ok = true;
   for (uint32_t io = 0; io < map.ioBlocks.size() && !stop_; ++io) {
     // Faults come first: the rest of what they loaded is likely to be needed next (C4).
-    while (IoBufferPool::Buffer* const buffer = pool_.acquireIdle()) ok &= placeRest(*buffer, lift);
+    while (IoBufferPool::Buffer* const buffer = pool_.acquireIdle()) ok &= placeRest(*buffer);
     if (map.segments[map.ioBlocks[io].segment].kind != kind || unplaced_[io] == 0) continue;
     bool mustLoad = false;
     IoBufferPool::Buffer& buffer = pool_.acquire(io, mustLoad);
@@ -118,12 +117,12 @@ bool Restorer::passSegments(SegmentKind kind, bool lift) noexcept {
         continue;
       }
     }
-    ok &= placeRest(buffer, lift);
+    ok &= placeRest(buffer);
   }
   return ok;
 }
 
-bool Restorer::passZeros(bool lift) noexcept {
+bool Restorer::passZeros() noexcept {
   const std::vector<MapBlock>& rows = image_.map().blocks;
   bool ok = true;
   for (BlockId block = 0; block < rows.size() && !stop_; ++block) {
@@ -131,23 +130,22 @@ bool Restorer::passZeros(bool lift) noexcept {
     while (run.end() < rows.size() && run.count < kZeroRun && rows[run.end()].codec == Codec::zero)
       ++run.count;
     if (run.count == 0) continue;
-    ok &= memory_.settle(run, lift);
+    ok &= memory_.settleLoad(run);
     block = run.end() - 1;
   }
   return ok;
 }
 
 /** Loads all that is absent. False: something failed, or stop was asked for. */
-bool Restorer::pass(bool lift) noexcept {
-  backgroundId_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  bool ok = passSegments(SegmentKind::hot, lift);
-  ok &= passZeros(lift);
-  ok &= passSegments(SegmentKind::cold, lift);
-  return ok && !stop_ && memory_.settle({0, memory_.blockCount()}, true);
+bool Restorer::pass() noexcept {
+  bool ok = passSegments(SegmentKind::hot);
+  ok &= passZeros();
+  ok &= passSegments(SegmentKind::cold);
+  return ok && !stop_ && memory_.settleLoad({0, memory_.blockCount()});
 }
 
 void Restorer::complete() noexcept {
-  memory_.finish();
+  memory_.endLoad();
   const std::lock_guard lock(stateLock_);
   fault_.reset();
   completeNs_ = uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
@@ -161,7 +159,7 @@ void Restorer::arm() {
 
 void Restorer::loadAll() {
   arm();
-  if (!pass(false)) throw image_.describe(*fault_);
+  if (!pass()) throw image_.describe(*fault_);
   complete();
 }
 
@@ -175,7 +173,7 @@ void Restorer::start() {
 void Restorer::background() {
   nameThread("ckptfs-restore");
   for (;;) {
-    if (pass(true)) {
+    if (pass()) {
       complete();
       // A vCPU whose own attempt failed may wait for a block that has come since.
       memory_.retryFailed();

@@ -62,14 +62,14 @@ class Restorer final : public TraceClient {
   void stop();
   RestoreProgress progress() const;
 
-  bool handle(BlockId block) noexcept override;
+  bool handle(BlockId block, Cause cause) noexcept override;
 
  private:
   void background();
-  bool pass(bool lift) noexcept;
-  bool passSegments(format::SegmentKind kind, bool lift) noexcept;
-  bool passZeros(bool lift) noexcept;
-  bool placeRest(IoBufferPool::Buffer& buffer, bool lift) noexcept;
+  bool pass() noexcept;
+  bool passSegments(format::SegmentKind kind) noexcept;
+  bool passZeros() noexcept;
+  bool placeRest(IoBufferPool::Buffer& buffer) noexcept;
   void complete() noexcept;
   void record(const BlockFault& fault) noexcept;
 
@@ -77,7 +77,6 @@ class Restorer final : public TraceClient {
   const MemoryImage& image_;
   IoBufferPool pool_;
   std::unique_ptr<std::atomic<uint32_t>[]> unplaced_;  // per IO block: memory blocks still absent
-  std::atomic<std::thread::id> backgroundId_{};
 
   std::atomic<uint64_t> demand_{0};
   std::atomic<uint64_t> prefetched_{0};

@@ -1,9 +1,12 @@
 #include "checkpoint/saver.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <system_error>
 
 #include "base/thread_name.h"
-#include "checkpoint/checkpoint_file.h"
 
 namespace ckptfs {
 
@@ -11,55 +14,112 @@ using namespace format;
 
 namespace {
 
-// Beyond one buffer per slot: so many full ones may wait for the writer before a fault has to.
+constexpr uint64_t kMiB = 1 << 20;
+// Of a worker: the guest's vCPUs come first on a busy host.
+constexpr int kNice = 5;
+// Beyond one buffer per slot: so many full ones may wait for a worker before a fault has to.
 constexpr size_t kSpareBuffers = 4;
-// The codec of a row that nobody filled in yet; never written to a file.
-constexpr auto kUnsaved = static_cast<Codec>(0xff);
+// Arming ahead is done in slices, between which faults get on.
+constexpr uint64_t kArmAheadBlocks = 4096;
 
-const Geometry& checked(const GuestMemory& memory) {
-  checkCheckpointable(memory.geometry(), memory.bytes());
-  return memory.geometry();
+uint64_t stagingBytes(const GuestMemory& memory, const SaveOptions& options) {
+  const uint64_t bytes = options.stagingBytes != 0
+                             ? options.stagingBytes
+                             : std::clamp(memory.bytes() / 8, 8 * kMiB, 128 * kMiB);
+  return std::min(bytes, memory.bytes());
+}
+
+const MemoryMap* mapOf(const GuestMemory& memory, const SaveOptions& options) {
+  if (options.base == nullptr) return nullptr;
+  const MemoryMap& map = options.base->map();
+  if (map.memoryBytes != memory.bytes() || map.geometry != memory.geometry())
+    throw Error(Code::usage, "the base checkpoint is of another memory size or geometry");
+  return &map;
+}
+
+const char* adviceFor(Code code) {
+  switch (code) {
+    case Code::noSpace:
+      return "; the checkpoint was given up and the VM goes on: free some space and try again";
+    case Code::io:
+      return "; the checkpoint was given up and the VM goes on: see to the file's device and try "
+             "again";
+    default:
+      return "";
+  }
 }
 
 }  // namespace
 
+/** What a worker thread has for itself. */
+struct Saver::Worker {
+  Worker(const Geometry& geometry, Codec codec, StagingBuffer& ownBuffer)
+      : buffer(ownBuffer), packer(geometry, codec) {}
+  StagingBuffer& buffer;
+  IoBlockPacker packer;
+  SegmentKind segment = SegmentKind::cold;  // where the buffer goes
+  bool hole = false;                        // what the run being settled is
+  uint64_t bytes = 0;                       // saved and not yet counted by the pace
+  std::thread thread;
+};
+
+thread_local Saver::Worker* Saver::currentWorker = nullptr;
+
 Saver::Saver(GuestMemory& memory, const SaveOptions& options)
     : memory_(memory),
       options_(options),
-      segments_{
-          {options.directory, SegmentKind::hot, checked(memory), memory.bytes(), options.compress},
-          {options.directory, SegmentKind::cold, memory.geometry(), memory.bytes(),
-           options.compress}},
-      pool_(memory.geometry(), options.vcpus + 1 + kSpareBuffers),
-      slots_(options.vcpus + 1),  // the last one is shared by devices and other threads
-      cold_(memory.geometry()) {
-  map_.memoryBytes = memory.bytes();
-  map_.geometry = memory.geometry();
-  map_.blocks.assign(memory.blockCount(), {kNoIoBlock, 0, 0, kUnsaved, {}, 0});
+      base_(mapOf(memory, options)),
+      output_(memory, options.directory),
+      pool_(memory.geometry(), options.vcpus + 1 + options.workers + kSpareBuffers,
+            stagingBytes(memory, options), std::min(memory.bytes() / 4, 512 * kMiB)),
+      walk_(memory, output_.rows().traced(), options.accessed, options.suspend),
+      pace_(options.limitBytesPerSecond, options.guestIoBusy),
+      image_(memory, output_, options.base, options.late, [this] { flushAll(); }),
+      slots_(options.vcpus + 1) {
   for (Slot& slot : slots_) slot.buffer = pool_.take();
-  writer_ = std::thread([this] { write(); });
-  memory_.prepareArm();
+  for (unsigned i = 0; i < options.workers; ++i)
+    workers_.push_back(
+        std::make_unique<Worker>(memory.geometry(), options.codec, *pool_.take()));
+  startWorkers();
+  for (BlockId block = 0; block < memory.blockCount(); block += kArmAheadBlocks)
+    memory.armAhead({block, std::min(kArmAheadBlocks, memory.blockCount() - block)});
+}
+
+void Saver::startWorkers() {
+  walking_ = workers_.size();
+  try {
+    for (const auto& worker : workers_)
+      worker->thread = std::thread([this, &own = *worker] { work(own); });
+  } catch (const std::system_error& error) {
+    cancel();
+    endWorkers();
+    throw Error(Code::io, std::string("cannot start the save's threads: ") + error.what());
+  }
 }
 
 Saver::~Saver() {
   cancel();
-  if (backgroundThread_.joinable()) {
-    backgroundThread_.join();
+  if (coordinator_.joinable()) {
+    coordinator_.join();
   } else {
-    if (armed_) endTracing();
-    pool_.close();
-    writer_.join();
+    if (armed_) endTracing(false);
+    endWorkers();
   }
 }
 
 void Saver::arm() {
   faultsBefore_ = memory_.counters().faults;
-  memory_.armWrite(this);
+  memory_.armWrite(this, base_ != nullptr, output_.rows().traced());
   armed_ = true;
 }
 
 void Saver::start() {
-  backgroundThread_ = std::thread([this] { background(); });
+  const std::span<const uint8_t> traced = output_.rows().traced();
+  total_ = static_cast<uint64_t>(std::count(traced.begin(), traced.end(), 1));
+  walk_.start(options_.late);
+  coordinator_ = std::thread([this] { coordinate(); });
+  started_ = true;
+  pool_.interrupt();
 }
 
 SaveResult Saver::wait() {
@@ -74,62 +134,84 @@ void Saver::cancel() noexcept {
 }
 
 void Saver::fail(const Error& error) noexcept {
-  const std::lock_guard lock(doneLock_);
-  if (!error_ && !done_) error_ = error;
-  stopped_.store(true, std::memory_order_release);
+  {
+    const std::lock_guard lock(doneLock_);
+    if (done_) return;
+    if (!error_) error_.emplace(error.code(), error.what() + std::string(adviceFor(error.code())));
+    image_.fail(*error_);
+    stopped_.store(true, std::memory_order_release);
+  }
+  pool_.interrupt();
 }
 
 SaveProgress Saver::progress() const noexcept {
-  return {memory_.blockCount(), vcpu_ + background_ + zero_, storedBytes_};
+  return {total_, handled_, storedBytes_};
 }
 
-bool Saver::handle(BlockId block) noexcept {
+bool Saver::handle(BlockId block, Cause cause) noexcept {
   if (stopped()) return true;
   const std::byte* const contents = memory_.hostView() + memory_.geometry().offsetOf(block);
-  // Asking first: reading a hole would allocate its pages.
-  if (memory_.isHole(block) || isZero({contents, memory_.geometry().blockBytes()})) {
-    map_.blocks[block].codec = Codec::zero;
-    zero_.fetch_add(1, std::memory_order_relaxed);
-    return true;
-  }
-  if (backgroundId_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
-    // walk() leaves room for its run; only a widened lift brings more blocks than that.
-    if (cold_.full()) {
-      append(kCold, cold_);
-      cold_.clear();
+  if (cause == Cause::demand) pace_.demanded();
+  if (options_.late != nullptr && options_.late->awaits(block)) {
+    kept_.fetch_add(1);
+    if (options_.late->keep(block, contents)) {
+      handled_.fetch_add(1, std::memory_order_relaxed);
+      return true;
     }
-    cold_.add(block, contents);
-    background_.fetch_add(1, std::memory_order_relaxed);
-    return true;
+    kept_.fetch_sub(1);
+    options_.late->wait(block);
   }
-  Slot& slot = slots_[std::min<size_t>(GuestMemory::threadIndex(), slots_.size() - 1)];
-  const std::lock_guard lock(slot.lock);
-  if (slot.buffer == nullptr) slot.buffer = pool_.take();
-  slot.buffer->add(block, contents);
-  vcpu_.fetch_add(1, std::memory_order_relaxed);
-  if (slot.buffer->full()) {
-    pool_.submit(slot.buffer);
-    slot.buffer = pool_.tryTake();
+  Worker* const worker = cause == Cause::background ? currentWorker : nullptr;
+  // Reading a hole would allocate its pages. Workers know what they are at.
+  const bool hole = worker != nullptr ? worker->hole : memory_.isHole(block);
+  handled_.fetch_add(1, std::memory_order_relaxed);
+  if (hole || isZero({contents, memory_.geometry().blockBytes()})) {
+    zero_.fetch_add(1, std::memory_order_relaxed);
+    output_.rows().zero(block);
+  } else if (worker != nullptr) {
+    if (worker->buffer.full()) flush(*worker);  // only a widened permission brings that many
+    worker->buffer.add(block, contents);
+    worker->bytes += memory_.geometry().blockBytes();
+  } else {
+    stage(block, contents);
   }
   return true;
 }
 
-/** Encodes and writes a buffer. Writer and background thread, each to its own segment. */
-void Saver::append(Segment segment, const StagingBuffer& buffer) noexcept {
+void Saver::stage(BlockId block, const std::byte* contents) noexcept {
+  Slot& slot = slots_[std::min<size_t>(GuestMemory::threadIndex(), slots_.size() - 1)];
+  const std::lock_guard lock(slot.lock);
+  if (slot.buffer == nullptr) slot.buffer = pool_.take();
+  slot.buffer->add(block, contents);
+  if (slot.buffer->full()) {
+    pool_.submit(slot.buffer);
+    slot.buffer = pool_.tryTake();
+  }
+}
+
+void Saver::late(BlockId block, const std::byte* raw) noexcept {
+  if (!stopped()) {
+    if (isZero({raw, memory_.geometry().blockBytes()})) {
+      zero_.fetch_add(1, std::memory_order_relaxed);
+      output_.rows().zero(block);
+      output_.wake();
+    } else {
+      stage(block, raw);
+    }
+  }
+  const std::lock_guard lock(doneLock_);
+  kept_.fetch_sub(1);
+  doneChanged_.notify_all();
+}
+
+void Saver::write(SegmentKind kind, const StagingBuffer& buffer, IoBlockPacker& packer,
+                  bool background) noexcept {
   if (stopped() || buffer.empty()) return;
   try {
-    const SegmentWriter::Appended io = segments_[segment].append(buffer.ids(), buffer.raw());
-    storedBytes_.fetch_add(io.bytes, std::memory_order_relaxed);
-    const std::lock_guard lock(mapLock_);
-    const auto index = static_cast<uint32_t>(map_.ioBlocks.size());
-    map_.ioBlocks.push_back(
-        {segment, static_cast<uint32_t>(io.entries.size()), io.offset, io.bytes, 0, io.checksum});
-    uint64_t body = bodiesAt(io.entries.size());
-    for (const IoBlockEntry& entry : io.entries) {
-      map_.blocks[entry.block] = {
-          index, static_cast<uint32_t>(body), entry.stored, entry.codec, {}, entry.checksum};
-      body += entry.stored;
-    }
+    const SaveOutput::Written written = output_.write(kind, buffer, packer, background);
+    (background ? background_ : vcpu_).fetch_add(written.stored, std::memory_order_relaxed);
+    duplicate_.fetch_add(written.duplicate, std::memory_order_relaxed);
+    storedBytes_.fetch_add(written.bytes, std::memory_order_relaxed);
   } catch (const Error& error) {
     fail(error);
   } catch (const std::bad_alloc&) {
@@ -137,84 +219,149 @@ void Saver::append(Segment segment, const StagingBuffer& buffer) noexcept {
   }
 }
 
-void Saver::write() {
-  nameThread("ckptfs-hot");
-  while (StagingBuffer* const buffer = pool_.nextFull()) {
-    append(kHot, *buffer);
-    pool_.release(buffer);
-  }
+void Saver::flush(Worker& worker) noexcept {
+  write(worker.segment, worker.buffer, worker.packer, true);
+  worker.buffer.clear();
 }
 
-/** Saves what no fault has saved yet, from the start of RAM to its end, an IO block at a time. */
-void Saver::walk() {
-  const auto waiting = [this](BlockId block) {
-    return block < memory_.blockCount() && memory_.state(block) == BlockState::traced;
-  };
-  for (BlockId block = 0; block < memory_.blockCount() && !stopped(); ++block) {
-    BlockRange run{block, 0};
-    while (run.count < cold_.room() && waiting(run.end())) ++run.count;
-    if (run.count == 0) continue;
-    memory_.settle(run, true);
-    if (cold_.full()) {
-      append(kCold, cold_);  // outside handle(): no block is in `moving` meanwhile
-      cold_.clear();
+/** Writes a buffer that came from the queue, if there is one. */
+bool Saver::serve(Worker& worker, StagingBuffer* full) noexcept {
+  if (full == nullptr) return false;
+  write(SegmentKind::hot, *full, worker.packer, false);
+  pool_.release(full);
+  pool_.grow();
+  return true;
+}
+
+/** Saves what nobody has saved yet; what vCPU threads have saved goes first. */
+void Saver::walk(Worker& worker) noexcept {
+  std::chrono::nanoseconds delay(0);
+  uint64_t interrupts = pool_.interrupts();
+  while (!stopped()) {
+    if (serve(worker, pool_.nextFull(delay, interrupts))) continue;
+    if (interrupts != pool_.interrupts()) {  // somebody waits for what is in our buffer
+      interrupts = pool_.interrupts();
+      flush(worker);
     }
-    block = run.end() - 1;
+    if (worker.buffer.empty()) {
+      delay = std::chrono::nanoseconds(pace_.delayNs(worker.bytes));
+      if (delay.count() != 0) continue;
+      worker.bytes = 0;
+    }
+    const SaveWalk::Step step = walk_.next(worker.buffer.room());
+    if (step.run.count == 0) return;
+    if (step.segment != worker.segment) flush(worker);
+    worker.segment = step.segment;
+    worker.hole = step.hole;
+    memory_.settleSave(step.run);
+    if (worker.buffer.full()) flush(worker);  // outside handle(): no block is held meanwhile
   }
 }
 
-void Saver::endTracing() noexcept {
-  if (stopped()) memory_.disarm();
-  memory_.settle({0, memory_.blockCount()}, true);
-  memory_.finish();
-}
-
-void Saver::publish() {
-  for (SegmentWriter& segment : segments_) {
-    if (stopped()) return;
-    segment.seal();
-    map_.segments.push_back(segment.description());
-    result_.storedBytes += segment.bytes();
+void Saver::work(Worker& worker) noexcept {
+  nameThread("ckptfs-save");
+  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
+  currentWorker = &worker;
+  for (uint64_t seen = pool_.interrupts(); !started_ && !stopped(); seen = pool_.interrupts())
+    serve(worker, pool_.nextFull(std::chrono::hours(1), seen));
+  walk(worker);
+  flush(worker);
+  {
+    const std::lock_guard lock(doneLock_);
+    --walking_;
+    doneChanged_.notify_all();
   }
-  for (BlockId block = 0; block < map_.blocks.size(); ++block)
-    if (map_.blocks[block].codec == kUnsaved)
-      throw Error(Code::io, "memory block " + std::to_string(block) + " was not saved");
-  const std::vector<std::byte> bytes = map_.encode();
-  const CheckpointFile file =
-      CheckpointFile::create(options_.directory + "/" + MemoryMap::kFileName);
-  file.write(0, bytes);
-  file.sync();
-  result_.storedBytes += bytes.size();
+  while (serve(worker, pool_.lastFull())) {
+  }
 }
 
-void Saver::background() {
-  nameThread("ckptfs-cold");
-  backgroundId_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  walk();
-  endTracing();
-  // No handle() runs any more: what is left in the buffers goes out.
-  append(kCold, cold_);
+void Saver::submitSlots() noexcept {
   for (Slot& slot : slots_) {
     const std::lock_guard lock(slot.lock);
-    if (slot.buffer != nullptr) pool_.submit(slot.buffer);
+    if (slot.buffer == nullptr || slot.buffer->empty()) continue;
+    pool_.submit(slot.buffer);
     slot.buffer = nullptr;
   }
+}
+
+/** Has everything written that was saved so far. */
+void Saver::flushAll() noexcept {
+  submitSlots();
+  pool_.interrupt();
+}
+
+/** Saves the blocks that awaited disk reads, and gets back those that were kept for them. */
+void Saver::settleLate() noexcept {
+  for (const BlockId block : walk_.late()) {
+    if (stopped()) break;
+    options_.late->wait(block);
+    memory_.settleSave({block, 1});
+  }
+}
+
+/** From then on block states say nothing about this save. */
+void Saver::endTracing(bool ok) noexcept {
+  image_.endTracing();
+  memory_.endSave(ok);
+}
+
+void Saver::endWorkers() noexcept {
   pool_.close();
-  writer_.join();
+  for (const auto& worker : workers_)
+    if (worker->thread.joinable()) worker->thread.join();
+}
+
+void Saver::freeBuffers() noexcept {
+  for (Slot& slot : slots_) {
+    const std::lock_guard lock(slot.lock);
+    slot.buffer = nullptr;
+  }
+  pool_.giveBack();
+}
+
+void Saver::coordinate() noexcept {
+  nameThread("ckptfs-save");
+  {
+    std::unique_lock lock(doneLock_);
+    doneChanged_.wait(lock, [this] { return walking_ == 0; });
+  }
+  settleLate();
+  const bool tracing = !stopped();
+  if (tracing)
+    memory_.settleSave({0, memory_.blockCount()});  // what others are saving just now
+  else
+    endTracing(false);
+  {
+    std::unique_lock lock(doneLock_);
+    doneChanged_.wait(lock, [this] { return kept_ == 0; });
+  }
+  submitSlots();
+  endWorkers();
+  publish();
+  if (tracing) endTracing(!stopped());
+  freeBuffers();
+  const std::lock_guard lock(doneLock_);
+  done_ = true;
+  doneChanged_.notify_all();
+}
+
+void Saver::publish() noexcept {
+  if (stopped()) return;
   try {
-    publish();
+    SaveOutput::Published published = output_.publish(base_);
+    result_.segments = std::move(published.segments);
+    result_.storedBytes = published.bytes;
   } catch (const Error& error) {
-    fail(error);
+    return fail(error);
   } catch (const std::bad_alloc&) {
-    fail(Error(Code::io, "not enough host memory to save the checkpoint"));
+    return fail(Error(Code::io, "not enough host memory to save the checkpoint"));
   }
   result_.vcpu = vcpu_;
   result_.background = background_;
   result_.zero = zero_;
+  result_.duplicate = duplicate_;
+  result_.parent = memory_.blockCount() - total_;
   result_.faults = memory_.counters().faults - faultsBefore_;
-  const std::lock_guard lock(doneLock_);
-  done_ = true;
-  doneChanged_.notify_all();
 }
 
 }  // namespace ckptfs

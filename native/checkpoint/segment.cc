@@ -34,13 +34,8 @@ CheckpointFile createSegment(const std::string& directory, SegmentId& id, Segmen
 }  // namespace
 
 SegmentWriter::SegmentWriter(const std::string& directory, SegmentKind kind,
-                             const Geometry& geometry, uint64_t memoryBytes, bool compress)
-    : geometry_(geometry),
-      kind_(kind),
-      file_(createSegment(directory, id_, kind)),
-      encoder_(compress),
-      packed_(maxIoBlockBytes(geometry)) {
-  entries_.reserve(geometry.blocksPerIoBlock);
+                             const Geometry& geometry, uint64_t memoryBytes)
+    : kind_(kind), file_(createSegment(directory, id_, kind)) {
   SegmentHeader header = {};
   std::memcpy(header.magic, kSegmentMagic, sizeof header.magic);
   header.version = kVersion;
@@ -58,35 +53,17 @@ SegmentWriter::SegmentWriter(const std::string& directory, SegmentKind kind,
   bytes_ = kAlignment;
 }
 
-SegmentWriter::Appended SegmentWriter::append(std::span<const BlockId> ids, const std::byte* raw) {
-  const std::span packed(packed_);
-  entries_.clear();
-  uint64_t at = bodiesAt(ids.size());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const std::span block(raw + i * geometry_.blockBytes(), geometry_.blockBytes());
-    const auto [codec, stored] = encoder_.encode(block, packed_.data() + at);
-    entries_.push_back({ids[i], stored, codec, {}, checksumOf(packed.subspan(at, stored))});
-    at += stored;
+uint64_t SegmentWriter::append(IoBlockPacker& ioBlock) {
+  uint64_t offset = 0, sequence = 0;
+  {
+    const std::lock_guard lock(lock_);
+    offset = bytes_;
+    sequence = ioBlocks_++;
+    bytes_ += ioBlock.bytes();
+    blocks_ += ioBlock.entries().size();
   }
-  const uint64_t end = aligned(at);
-  std::memset(packed_.data() + at, 0, end - at);
-  IoBlockHeader header = {};
-  std::memcpy(header.magic, kIoBlockMagic, sizeof header.magic);
-  header.sequence = ioBlocks_;
-  header.count = static_cast<uint32_t>(ids.size());
-  header.bytes = static_cast<uint32_t>(end);
-  header.bodyBytes = static_cast<uint32_t>(at - bodiesAt(ids.size()));
-  const auto entries = std::as_bytes(std::span(entries_));
-  header.checksum = checksumOf(
-      std::as_bytes(std::span(&header, 1)).first(offsetof(IoBlockHeader, checksum)), entries);
-  put(packed, 0, header);
-  std::memcpy(packed_.data() + sizeof header, entries.data(), entries.size());
-  file_.write(bytes_, packed.first(end));
-  const Appended appended{bytes_, header.bytes, header.checksum, entries_};
-  bytes_ += end;
-  ++ioBlocks_;
-  blocks_ += ids.size();
-  return appended;
+  file_.write(offset, ioBlock.finish(sequence));
+  return offset;
 }
 
 void SegmentWriter::seal() {
@@ -130,11 +107,7 @@ const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geo
   uint64_t bodyBytes = 0;
   for (uint32_t i = 0; i < header.count; ++i) {
     const auto entry = take<IoBlockEntry>(ioBlock, sizeof header + i * sizeof(IoBlockEntry));
-    const bool lengthFits =
-        entry.codec == Codec::raw
-            ? entry.stored == geometry.blockBytes()
-            : entry.codec == Codec::lz4 && entry.stored > 0 && entry.stored < geometry.blockBytes();
-    if (!lengthFits || entry.reserved[0] != 0 || entry.reserved[1] != 0 || entry.reserved[2] != 0)
+    if (!isBodyLength(entry.codec, entry.stored, geometry.blockBytes()) || entry.reserved[0] != 0 || entry.reserved[1] != 0 || entry.reserved[2] != 0)
       return "IO block entry is inconsistent";
     bodyBytes += entry.stored;
   }

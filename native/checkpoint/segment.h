@@ -1,17 +1,18 @@
 // Segments: append-only files of IO blocks (the checkpoint's hot and cold parts, requirement B5).
 //
-// A writer belongs to one thread. Once sealed a segment never changes. A segment can be checked by
-// itself; memory.map adds where the contents of each block are.
+// Several threads may append to a segment at once: its place in the file is reserved under a lock,
+// the bytes are written outside it. Once sealed a segment never changes. A segment can be checked
+// by itself; memory.map adds where the contents of each block are.
 #pragma once
 
-#include <functional>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "checkpoint/block_codec.h"
 #include "checkpoint/checkpoint_file.h"
 #include "checkpoint/format.h"
+#include "checkpoint/io_block_packer.h"
 
 namespace ckptfs {
 
@@ -20,33 +21,25 @@ class SegmentWriter {
   /** Creates the file in `directory`, named after a new random id, and writes the header. Throws
    *  Error. */
   SegmentWriter(const std::string& directory, format::SegmentKind kind, const Geometry& geometry,
-                uint64_t memoryBytes, bool compress);
+                uint64_t memoryBytes);
 
-  /** One appended IO block, as memory.map wants it. */
-  struct Appended {
-    uint64_t offset;
-    uint32_t bytes;
-    uint64_t checksum;
-    std::span<const format::IoBlockEntry> entries;  // valid until the next append
-  };
-  /** Encodes blocks `ids` (1..blocksPerIoBlock of them), whose raw contents follow one another at
-   *  `raw`, and writes them as one IO block. Throws Error. */
-  Appended append(std::span<const BlockId> ids, const std::byte* raw);
-  /** Writes the seal and makes the file durable. Throws Error. */
+  /** Writes an IO block that is not empty, and returns its offset. Any thread. Throws Error. */
+  uint64_t append(IoBlockPacker& ioBlock);
+  /** After all appends: writes the seal and makes the file durable. Throws Error. */
   void seal();
 
   /** The segment's row of memory.map; complete once sealed. */
   format::MapSegment description() const;
+  const CheckpointFile& file() const noexcept { return file_; }
+  // After all appends.
   uint64_t bytes() const noexcept { return bytes_; }
+  uint64_t ioBlocks() const noexcept { return ioBlocks_; }
 
  private:
-  Geometry geometry_;
   format::SegmentKind kind_;
   format::SegmentId id_;
   CheckpointFile file_;
-  BlockEncoder encoder_;
-  std::vector<std::byte> packed_;  // one IO block; all zeros beyond what the last one used
-  std::vector<format::IoBlockEntry> entries_;
+  std::mutex lock_;  // guards the rest
   uint64_t bytes_ = 0;
   uint64_t ioBlocks_ = 0;
   uint64_t blocks_ = 0;

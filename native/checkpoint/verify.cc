@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint_file.h"
+#include "checkpoint/io_block_index.h"
 #include "checkpoint/memory_map.h"
 #include "checkpoint/segment.h"
 
@@ -25,6 +26,7 @@ class Verifier {
     const std::string path = directory_ + "/" + MemoryMap::kFileName;
     guarded(path, [&] {
       map_ = MemoryMap::read(path);
+      index_.emplace(*map_);
       found_.assign(map_->blocks.size(), false);
       advance(map_->encode().size());
     });
@@ -143,10 +145,12 @@ class Verifier {
       if (!decodeBlock(entry.codec, body, raw))
         return report(path, where + block + "cannot be decompressed");
       if (mapped == kNoIoBlock) return;
-      const MapBlock& row = map_->blocks[entry.block];
-      if (row.ioBlock == mapped && row.offset == offset && row.stored == entry.stored &&
-          row.codec == entry.codec && row.checksum == entry.checksum)
-        found_[entry.block] = true;
+      for (const BlockId id : index_->blocksOf(mapped)) {
+        const MapBlock& row = map_->blocks[id];
+        found_[id] = found_[id] || (row.offset == offset && row.stored == entry.stored &&
+                                    row.codec == entry.codec && row.checksum == entry.checksum &&
+                                    ((row.flags & kAlias) != 0) == (entry.block != id));
+      }
     });
     if (!isZero(ioBlock.subspan(end))) report(path, where + "padding is not zero");
   }
@@ -161,6 +165,7 @@ class Verifier {
   const std::string directory_;
   const std::function<void(uint64_t)>& onProgress_;
   std::optional<MemoryMap> map_;
+  std::optional<IoBlockIndex> index_;
   std::vector<bool> found_;  // per block: an entry agrees with the map's row
   std::vector<Damage> damages_;
   uint64_t bytesRead_ = 0;

@@ -64,6 +64,9 @@ class VcpuSet : public Stateful {
   virtual void setExternalInterrupt(unsigned vcpu, bool level) noexcept = 0;
   /** The deadline given to VcpuHost::setTimer has passed. */
   virtual void timerExpired(unsigned vcpu) noexcept = 0;
+  /** Every vCPU forgets its address translations before its next instruction, so that its accesses
+   *  go through GuestMemory::access() and noteAccess() again. While they run or are parked. */
+  virtual void flushTranslations() noexcept = 0;
   /** After thaw(): hands every pending timer deadline to VcpuHost::setTimer again. */
   virtual void rearmTimers() noexcept = 0;
 };

@@ -63,7 +63,7 @@ void LiveSave::prepare() {
   }
   saver_ =
       std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
-                                                            .compress = request_.codec == "lz4",
+                                                            .codec = request_.codec == "lz4" ? format::Codec::lz4 : format::Codec::raw,
                                                             .vcpus = machine_.config_.cpus});
   running_ = saver_.get();
   if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
@@ -89,6 +89,7 @@ void LiveSave::pause() {
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
     saver_->arm();
+    if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
     {
       std::lock_guard quiet(machine_.inputMutex_);

@@ -35,7 +35,7 @@ struct MachineConfig {
   uint64_t memoryBytes = 0;
   unsigned cpus = 1;
   Geometry geometry;
-  std::string trace = "mprotect";
+  std::string trace = "soft";
   std::vector<DiskConfig> disks;
 };
 

@@ -1,7 +1,8 @@
-// The process-wide SIGSEGV handler: finds the guest memory that a faulting address belongs to.
+// The process-wide SIGSEGV and SIGBUS handler: finds the guest memory that a faulting address
+// belongs to.
 //
 // Ranges are kept in a fixed table that the handler reads without a lock. A fault that no range
-// claims goes on to whoever handled SIGSEGV before (in Node: V8's WebAssembly traps), with the
+// claims goes on to whoever handled the signal before (in Node: V8's WebAssembly traps), with the
 // meaning that its disposition had. The handler runs on the thread that touched the page, so
 // everything below it may take locks that guest code never holds, but must not allocate.
 #pragma once
@@ -25,11 +26,13 @@ class FaultSink {
   ~FaultSink() = default;
 };
 
-/** Claims [base, base + bytes) for a sink as long as it lives. Threads that touch the range must
- * have left it before the end. Throws Error(busy) when the table of kMaxFaultRanges is full. */
+/** Claims the faults in [base, base + bytes) that come as `signal` (SIGSEGV: for want of access
+ * rights; SIGBUS: for want of a page) for a sink as long as it lives. Threads that touch the range
+ * must have left it before the end. Throws Error(busy) when the table of kMaxFaultRanges is full.
+ */
 class FaultRegistration {
  public:
-  FaultRegistration(const std::byte* base, uint64_t bytes, FaultSink* sink);
+  FaultRegistration(int signal, const std::byte* base, uint64_t bytes, FaultSink* sink);
   ~FaultRegistration();
   FaultRegistration(const FaultRegistration&) = delete;
   FaultRegistration& operator=(const FaultRegistration&) = delete;

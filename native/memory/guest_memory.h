@@ -3,50 +3,33 @@
 // The guest view is what vCPUs read and write, and the only mapping that is ever protected. The
 // host view is always readable and writable; savers, restorers, devices and the mount use it, after
 // prepareRead or prepareWrite (the kernel answers EFAULT, not SIGSEGV, for a system call into a
-// protected page: requirement A9).
+// protected page: requirement A9). With the soft engine both are one mapping, nothing is protected,
+// and vCPUs call access() before they let accesses through.
 //
-// Block states, one atomic byte each:
-//
-//   open ──armWrite──▶ traced ──first write──▶ moving ──saved──▶ ready ──lift──▶ open
-//   open ──armAccess─▶ absent ──first access─▶ moving ──loaded─▶ ready ──lift──▶ open
-//
-// Whoever moves a block from traced or absent to moving saves or loads it; others wait until it is
-// ready. Ready means handled but perhaps still protected, so that a lift may cover a whole run of
-// blocks. No thread holding a block in moving waits for another block: that is why there is no
-// deadlock. Offsets are bytes from the start of RAM, not guest-physical addresses.
+// The states of a block are in block_states.h. A block that is clean, absent or loading has the
+// contents of the base: the checkpoint that was restored, or the last one that was saved. A save
+// that keeps the base refers to it for those blocks (requirements F2, F4). Offsets are bytes from
+// the start of RAM, not guest-physical addresses.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "base/geometry.h"
+#include "memory/block_states.h"
+#include "memory/trace_client.h"
 
 namespace ckptfs {
 
-class TraceEngine;
-
-/** What a trace reports to: the saver for write traces, the restorer for access traces. */
-class TraceClient {
- public:
-  virtual ~TraceClient() = default;
-  /** Saves (write trace) or loads (access trace) the contents of one block through the host view.
-   *  The caller holds the block in `moving`. Runs inside a SIGSEGV handler on a vCPU thread, on a
-   *  device thread or on a background thread. False: it could not be done and the error was
-   *  recorded; the block goes back to its traced state. */
-  virtual bool handle(BlockId block) noexcept = 0;
-};
-
-enum class BlockState : uint8_t { open, traced, absent, moving, ready };
-
 class GuestMemory {
  public:
-  /** RAM of `bytes` zero bytes. `traceEngine` is a name from traceEngineNames(). `mappingLimit`
-   * bounds the kernel mappings of the guest view (at least 3); 0: what vm.max_map_count leaves.
-   * Throws Error. */
+  /** RAM of `bytes` zero bytes, every block open. `traceEngine` is a name from traceEngineNames().
+   * `mappingLimit` bounds the kernel mappings of the guest view (at least 3); 0: what
+   * vm.max_map_count leaves. Throws Error. */
   GuestMemory(uint64_t bytes, const Geometry& geometry, const std::string& traceEngine = "mprotect",
               uint64_t mappingLimit = 0);
   ~GuestMemory();
@@ -67,35 +50,61 @@ class GuestMemory {
    * threads number from 0; UINT_MAX for a thread that is not attached. */
   static unsigned threadIndex() noexcept;
   /** Runs `function`, which touches the guest view and does not throw. False: abandon() ended it
-   * inside a fault. Its frames are then dropped without destructors, so they hold nothing that
-   * needs one. */
+   * inside a fault or access(). Its frames are then dropped without destructors, so they hold
+   * nothing that needs one. */
   static bool runGuarded(const std::function<void()>& function) noexcept;
+
+  /** True: the engine is soft, and nobody touches the guest view without access(). */
+  bool softTraced() const noexcept;
+  /** A vCPU is about to let accesses to the page at `offset` (reads; with `write` writes too)
+   *  through without asking again, until the next armWrite(): loads, saves or notes the write as a
+   *  fault would. Cheap when there is nothing to do. Waits like a fault, and like it may leave by
+   * abandon(). */
+  void access(uint64_t offset, bool write) noexcept;
+  /** Notes that a vCPU uses the block of `offset`. Any thread, any engine. */
+  void noteAccess(uint64_t offset) noexcept;
+  /** Moves the notes into `into`, one byte for every block: sets 1 where a block was used since the
+   *  last harvest and leaves the others. Guests may run (requirement B4). */
+  void harvestAccessed(std::span<uint8_t> into) noexcept;
 
   /** Makes [offset, offset+length) readable through the host view: loads absent blocks.
    *  False when a block could not be loaded or the range is not inside RAM; then nothing may be
    * read. */
   bool prepareRead(uint64_t offset, uint64_t length) noexcept;
-  /** Makes the range writable through the host view: loads absent blocks, saves traced ones. */
+  /** Makes the range writable through the host view: every block is open then. */
   bool prepareWrite(uint64_t offset, uint64_t length) noexcept;
 
-  /** Makes the next arming short, at the cost of minor faults later. Any time; guests may run. */
-  void prepareArm() noexcept;
-  /** Arms a trace on every block that is open. Only while quiesced, and with no client before. */
-  void armWrite(TraceClient* client);
+  /** Whether blocks are clean (tracked against what was saved or loaded) or open after a save or
+   *  load; false at first. Set while nothing is traced. */
+  void track(bool on) noexcept;
+  /** Blocks that are not known to equal the base: neither clean, absent nor loading. */
+  uint64_t dirtyBlocks() const noexcept;
+
+  /** Makes the next armWrite() short: protects open blocks of the run and makes them traced. Guests
+   * run; their writes before the pause just make blocks open again. Nothing for the soft engine. */
+  void armAhead(BlockRange run) noexcept;
+  /** In the pause: every block that differs from the base becomes traced; without `keepBase` the
+   * clean ones too, and then no block may be absent or loading (Error(busy)). `traced`, one byte
+   * for every block, gets 1 for those that this save has to save, 0 for those it may refer to. A
+   * load may be under way. With the soft engine the vCPUs have to forget their translations before
+   * they run. Throws Error; then nothing is traced for this client. */
+  void armWrite(TraceClient* saver, bool keepBase, std::span<uint8_t> traced);
+  /** On a background thread: brings the traced blocks of the run to saved, and waits for those that
+   *  others are saving. False: the client failed for one (the others are done). */
+  bool settleSave(BlockRange run) noexcept;
+  /** Ends the write traces, and waits for calls of handle() that are under way. `ok`: what was
+   * saved and not written since becomes clean, or open when not tracking; else all that was traced
+   *  becomes open, saved or not. */
+  void endSave(bool ok) noexcept;
+
   /** RAM must be fresh (never written): absent blocks that the client leaves alone read as zeros.
-   */
-  void armAccess(TraceClient* client);
-  /** Handles a run of blocks on the calling (background) thread; skips open ones and waits for
-   * those that others move. With `lift`, opens what the mapping budget allows, and everything when
-   * the range is all of RAM. False when the client failed for one of the blocks (the others are
-   * done). */
-  bool settle(BlockRange range, bool lift) noexcept;
-  /** Opens every block that is left without telling the client, and waits for calls of handle()
-   * that are under way: a save that failed or was cancelled. Not for access traces: absent blocks
-   * have no contents to show. */
-  void disarm() noexcept;
-  /** Detaches the client; every block must be open. */
-  void finish() noexcept;
+   *  Before vCPUs run. Throws Error. */
+  void armAccess(TraceClient* loader);
+  /** On a background thread: loads the absent blocks of the run, waits for those that others load,
+   *  and lets accesses through as the mapping budget allows. False: the client failed for one. */
+  bool settleLoad(BlockRange run) noexcept;
+  /** Detaches the loader; no block may be absent or loading. */
+  void endLoad() noexcept;
 
   BlockState state(BlockId block) const noexcept;
   /** True when the memfd has no page in this block, so that it reads as zeros and reading it
@@ -111,10 +120,10 @@ class GuestMemory {
   void abandon() noexcept;
 
   struct Counters {
-    uint64_t faults = 0;    // SIGSEGVs handled
-    uint64_t waits = 0;     // faults that waited for another thread
+    uint64_t faults = 0;    // traces that vCPUs ran into
+    uint64_t waits = 0;     // waits for a block that another thread was moving
     uint64_t mappings = 0;  // kernel mappings of the guest view now
-    uint64_t widened = 0;   // lifts widened to stay within the mapping budget
+    uint64_t widened = 0;   // permits widened to stay within the mapping budget
   };
   Counters counters() const noexcept;
 

@@ -29,6 +29,10 @@ void Cpus::timerExpired(unsigned vcpu) noexcept {
   harts_[vcpu]->timerExpired();
 }
 
+void Cpus::flushTranslations() noexcept {
+  for (auto& hart : harts_) hart->postFence({});
+}
+
 void Cpus::rearmTimers() noexcept {
   for (auto& hart : harts_) hart->rearmTimer();
 }
@@ -50,7 +54,7 @@ std::unique_ptr<VcpuSet> makeRv64(GuestMemory& memory, uint64_t ramBase, unsigne
                                   VcpuHost& host) {
   if (count == 0 || count > kMaxHarts)
     throw Error(Code::usage, "a machine has 1 to " + std::to_string(kMaxHarts) + " vCPUs");
-  const rv64::Ram ram{memory.guestView(), ramBase, memory.bytes()};
+  const rv64::Ram ram{memory.guestView(), ramBase, memory.bytes(), &memory};
   return std::make_unique<rv64::Cpus>(ram, count, host);
 }
 

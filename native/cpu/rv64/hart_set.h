@@ -19,6 +19,7 @@ class Cpus final : public VcpuSet {
   void reset(uint64_t entry, uint64_t deviceTree) noexcept override;
   void setExternalInterrupt(unsigned vcpu, bool level) noexcept override;
   void timerExpired(unsigned vcpu) noexcept override;
+  void flushTranslations() noexcept override;
   void rearmTimers() noexcept override;
   std::unique_ptr<Frozen> freeze() const override;
   void thaw(const Json& json) override;

@@ -94,6 +94,7 @@ bool Mmu::walk(uint64_t address, Access access, Page& page) noexcept {
     const unsigned shift = 12 + 9 * level;
     const uint64_t entryAt = table + (address >> shift & 511) * 8;
     if (!ram_.holds(entryAt, 8)) return raise(kAccessCause[size_t(access)], address);
+    ram_.admit(entryAt - ram_.base, false);
     auto* entry = reinterpret_cast<uint64_t*>(ram_.view + (entryAt - ram_.base));
     uint64_t bits = __atomic_load_n(entry, __ATOMIC_RELAXED);
     for (;;) {
@@ -132,9 +133,12 @@ bool Mmu::walk(uint64_t address, Access access, Page& page) noexcept {
 
       const uint64_t wanted =
           bits | pte::kAccessed | (access == Access::store ? pte::kDirty : uint64_t{0});
-      if (wanted != bits && !__atomic_compare_exchange_n(entry, &bits, wanted, false,
-                                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-        continue;  // the entry changed meanwhile: look at it again
+      if (wanted != bits) {
+        ram_.admit(entryAt - ram_.base, true);
+        if (!__atomic_compare_exchange_n(entry, &bits, wanted, false, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_SEQ_CST))
+          continue;  // the entry changed meanwhile: look at it again
+      }
       if (level == 1) megapages_.set(megapageBit(address));
       if (level == 2) gigapages_.set(address >> 30 & 511);
       page = {target | (address & leafMask & ~kPageMask), user};
@@ -158,6 +162,7 @@ std::byte* Mmu::hostAddress(uint64_t address, Access access, uint64_t& physical)
   if (!translate(address, access, page)) return nullptr;
   physical = page.physical | (address & kPageMask);
   if (!ram_.holds(page.physical, kPageBytes)) return nullptr;
+  ram_.admit(physical - ram_.base, access == Access::store);
   std::byte* host = ram_.view + (physical - ram_.base);
   entry = {pageTag + (page.user ? kUserTag : 0), uint64_t(host) - address};
   used_ = true;
@@ -235,6 +240,7 @@ bool Mmu::fetchPage(uint64_t address, uint64_t& page) noexcept {
     Page found;
     if (!translate(address, Access::fetch, found)) return false;
     if (!ram_.holds(found.physical, kPageBytes)) return raise(cause::kFetchAccess, address);
+    ram_.admit(found.physical - ram_.base, false);
     entry = {tag, found.physical - ram_.base};
     used_ = true;
   }

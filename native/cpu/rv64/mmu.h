@@ -6,7 +6,8 @@
 // A TLB entry maps one 4 KiB page of one context, user or supervisor, told apart by bit 11 of the
 // tag. A supervisor access to a user page (SUM) always takes the slow path, which probes the user
 // context: so neither a mode switch nor a change of SUM flushes anything. A write entry exists only
-// for a page whose PTE has D set.
+// for a page whose PTE has D set, and
+// whose memory block lets writes through: arming write traces is a flush.
 #pragma once
 
 #include <array>
@@ -17,6 +18,7 @@
 #include "cpu/rv64/hart_state.h"
 #include "cpu/rv64/isa.h"
 #include "cpu/vcpu.h"
+#include "memory/guest_memory.h"
 
 namespace ckptfs::rv64 {
 
@@ -25,8 +27,16 @@ struct Ram {
   std::byte* view;
   uint64_t base;
   uint64_t bytes;
+  GuestMemory* memory = nullptr;  // what traces accesses; nullptr: nobody does
   bool holds(uint64_t physical, uint64_t length) const noexcept {
     return physical >= base && length <= bytes && physical - base <= bytes - length;
+  }
+  /** Before an access to the 4 KiB page of `offset` that no TLB entry stands for, and before such
+   * an entry is filled. May wait, or leave the vCPU's run; see GuestMemory::access. */
+  void admit(uint64_t offset, bool write) const noexcept {
+    if (memory == nullptr) return;
+    if (memory->softTraced()) memory->access(offset, write);
+    memory->noteAccess(offset);
   }
 };
 

@@ -213,7 +213,12 @@ Result dbcn(const Call& call, uint64_t function) {
         return {kInvalidParam};
       if (function == 1) return {};
       std::array<uint8_t, kMaxWrite> text;
-      const std::byte* from = ram.view + (call.argument(1) - ram.base);
+      const uint64_t offset = call.argument(1) - ram.base;
+      const std::byte* from = ram.view + offset;
+      if (length > 0) {  // at most two pages
+        ram.admit(offset, false);
+        ram.admit(offset + length - 1, false);
+      }
       for (uint64_t i = 0; i < length; ++i)
         text[i] = __atomic_load_n(reinterpret_cast<const uint8_t*>(from + i), __ATOMIC_RELAXED);
       hart.host().debugWrite(text.data(), length);

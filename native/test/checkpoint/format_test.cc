@@ -9,6 +9,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "checkpoint/io_block_index.h"
 #include "checkpoint/memory_map.h"
 #include "checkpoint/saver.h"
 #include "guest_threads.h"
@@ -53,7 +54,7 @@ constexpr Geometry kSmall{.pageBytes = 4096, .pagesPerBlock = 2, .blocksPerIoBlo
 MemoryMap sampleMap() {
   MemoryMap map;
   map.geometry = kSmall;
-  map.memoryBytes = 3 * kSmall.blockBytes();
+  map.memoryBytes = 4 * kSmall.blockBytes();
   for (const auto kind : {format::SegmentKind::hot, format::SegmentKind::cold}) {
     format::MapSegment segment = {};
     segment.kind = kind;
@@ -63,9 +64,10 @@ MemoryMap sampleMap() {
     map.segments.push_back(segment);
   }
   map.ioBlocks = {{0, 1, 4096, 12288, 0, 77}, {1, 1, 4096, 4096, 0, 78}};
-  map.blocks = {{0, 64, 8192, format::Codec::raw, {}, 5},
-                {format::kNoIoBlock, 0, 0, format::Codec::zero, {}, 0},
-                {1, 64, 100, format::Codec::lz4, {}, 6}};
+  map.blocks = {{0, 64, 8192, format::Codec::raw, 0, {}, 5},
+                {format::kNoIoBlock, 0, 0, format::Codec::zero, 0, {}, 0},
+                {1, 64, 100, format::Codec::lz4, 0, {}, 6},
+                {1, 164, 7, format::Codec::zstd, format::kAlias, {}, 9}};
   return map;
 }
 
@@ -87,7 +89,7 @@ TEST_CASE("format: files written by a saver, field by field") {
     storeWord(memory.hostView(), kSmall.offsetOf(3) + at, 2);
   }
   {
-    Saver saver(memory, {directory.path(), true, 1});
+    Saver saver(memory, {directory.path(), format::Codec::lz4, 1});
     saver.arm();
     for (const BlockId block : {2, 1}) memory.prepareWrite(kSmall.offsetOf(block), 1);
     saver.start();
@@ -96,7 +98,7 @@ TEST_CASE("format: files written by a saver, field by field") {
   const Bytes map = contentsOf(directory.path() + "/memory.map");
   REQUIRE(map.size() == 64 + 2 * 96 + 2 * 32 + 4 * 24 + 8);
   CHECK(text(map, 0, 8) == std::string("CKPTMAP\0", 8));
-  CHECK(u32(map, 8) == 1);
+  CHECK(u32(map, 8) == 2);
   CHECK(u32(map, 12) == 64);
   CHECK(u64(map, 16) == map.size());
   CHECK(u64(map, 24) == 32768);
@@ -116,7 +118,7 @@ TEST_CASE("format: files written by a saver, field by field") {
   CHECK(u64(map, 64 + 32) == 1);
   CHECK(zeros(map, 64 + 40 + 36, 64 + 96));
   CHECK(text(hot, 0, 8) == std::string("CKPTSEG\0", 8));
-  CHECK(u32(hot, 8) == 1);
+  CHECK(u32(hot, 8) == 2);
   CHECK(u32(hot, 12) == 4096);
   CHECK(text(hot, 16, 16) == text(map, 64, 16));
   CHECK(u32(hot, 32) == 4096);
@@ -158,10 +160,8 @@ TEST_CASE("format: files written by a saver, field by field") {
   CHECK(u64(hot, seal + 32) == hash(hot, seal, 32));
   CHECK(zeros(hot, seal + 40, seal + 4096));
 
-  // The tables behind: which IO block of the two is the hot one depends on which was written first.
   const size_t ioTable = 64 + 2 * 96;
-  const uint32_t hotRow = u32(map, ioTable) == 0 ? 0 : 1;
-  const size_t row = ioTable + hotRow * 32;
+  const size_t row = ioTable;
   CHECK(u32(map, row) == 0);
   CHECK(u32(map, row + 4) == 2);
   CHECK(u64(map, row + 8) == 4096);
@@ -173,18 +173,20 @@ TEST_CASE("format: files written by a saver, field by field") {
   CHECK(map[blocks + 12] == 2);
   CHECK(zeros(map, blocks + 4, blocks + 12));
   CHECK(zeros(map, blocks + 13, blocks + 24));
-  CHECK(u32(map, blocks + 24) == hotRow);  // block 1
+  CHECK(u32(map, blocks + 24) == 0);  // block 1
   CHECK(u32(map, blocks + 28) == 88 + lz4);
   CHECK(u32(map, blocks + 32) == 8192);
   CHECK(map[blocks + 36] == 0);
   CHECK(u64(map, blocks + 40) == u64(hot, io + 80));
-  CHECK(u32(map, blocks + 72) == 1 - hotRow);  // block 3: in the cold one
+  CHECK(u32(map, blocks + 72) == 1);  // block 3: in the cold one
 }
 
 TEST_CASE("format: a map's bytes do not change from build to build") {
   const std::vector<std::byte> bytes = sampleMap().encode();
-  REQUIRE(bytes.size() == 64 + 2 * 96 + 2 * 32 + 3 * 24 + 8);
-  CHECK(format::take<uint64_t>(bytes, bytes.size() - 8) == 9867507521184139961ULL);
+  REQUIRE(bytes.size() == 64 + 2 * 96 + 2 * 32 + 4 * 24 + 8);
+  CHECK(bytes[64 + 2 * 96 + 2 * 32 + 3 * 24 + 12] == std::byte{3});  // zstd
+  CHECK(bytes[64 + 2 * 96 + 2 * 32 + 3 * 24 + 13] == std::byte{1});  // alias
+  CHECK(format::take<uint64_t>(bytes, bytes.size() - 8) == 9842416771606151228ULL);
   const MemoryMap again = MemoryMap::decode(bytes, "m");
   CHECK(again.encode() == bytes);
   CHECK(again.geometry == kSmall);
@@ -228,17 +230,46 @@ TEST_CASE("format: inconsistent maps are refused though their checksum is right"
   refused([](MemoryMap& m) { m.blocks[0].offset = 12288 - 8191; });
   refused([](MemoryMap& m) { m.blocks[0].offset = 0xffffffff; });
   refused([](MemoryMap& m) { m.blocks[0].stored = 8191; });
-  refused([](MemoryMap& m) { m.blocks[0].codec = static_cast<format::Codec>(3); });
-  refused([](MemoryMap& m) { m.blocks[0].reserved[2] = 1; });
+  refused([](MemoryMap& m) { m.blocks[0].codec = static_cast<format::Codec>(4); });
+  refused([](MemoryMap& m) { m.blocks[0].reserved[1] = 1; });
+  refused([](MemoryMap& m) { m.blocks[0].flags = 2; });
+  refused([](MemoryMap& m) { m.blocks[1].flags = format::kAlias; });
+  refused([](MemoryMap& m) { m.blocks[3].stored = 8192; });
+  refused([](MemoryMap& m) { m.blocks[0] = m.blocks[1]; });  // nothing in IO block 0
+  refused([](MemoryMap& m) { std::swap(m.ioBlocks[0], m.ioBlocks[1]); });
+  refused([](MemoryMap& m) { m.ioBlocks[1] = m.ioBlocks[0]; });
+  refused([](MemoryMap& m) {  // overlaps
+    m.segments[0].bytes = 4096 * 10;
+    m.ioBlocks[1] = {0, 1, 12288, 4096, 0, 78};
+  });
   refused([](MemoryMap& m) { m.blocks[1].checksum = 1; });
   refused([](MemoryMap& m) { m.blocks[1].ioBlock = 0; });
   refused([](MemoryMap& m) { m.blocks[2].stored = 0; });
   refused([](MemoryMap& m) { m.blocks[2].stored = 8192; });
 }
 
+TEST_CASE("format: IO blocks are sorted with their references") {
+  MemoryMap map = sampleMap();
+  std::swap(map.ioBlocks[0], map.ioBlocks[1]);
+  for (format::MapBlock& row : map.blocks)
+    if (row.codec != format::Codec::zero) row.ioBlock = 1 - row.ioBlock;
+  map.sortIoBlocks();
+  CHECK(map.encode() == sampleMap().encode());
+}
+
+TEST_CASE("format: the blocks of an IO block") {
+  const MemoryMap map = sampleMap();
+  const IoBlockIndex index(map);
+  CHECK(index.blocksOf(0).size() == 1);
+  CHECK(index.blocksOf(0)[0] == 0);
+  REQUIRE(index.blocksOf(1).size() == 2);
+  CHECK(index.blocksOf(1)[0] == 2);
+  CHECK(index.blocksOf(1)[1] == 3);
+}
+
 TEST_CASE("format: another version is told apart from damage") {
   std::vector<std::byte> bytes = sampleMap().encode();
-  bytes[8] = std::byte{2};
+  bytes[8] = std::byte{1};
   try {
     MemoryMap::decode(bytes, "some.map");
     FAIL("accepted");

@@ -26,6 +26,23 @@ inline void storeWord(std::byte* view, uint64_t offset, uint64_t value) {
   __atomic_store_n(reinterpret_cast<uint64_t*>(view + offset), value, __ATOMIC_RELAXED);
 }
 
+/** Accesses of a vCPU that has no translation of the page; not across a pause. */
+inline uint64_t guestLoad(GuestMemory& memory, uint64_t offset) {
+  if (memory.softTraced()) memory.access(offset, false);
+  return loadWord(memory.guestView(), offset);
+}
+inline void guestStore(GuestMemory& memory, uint64_t offset, uint64_t value) {
+  if (memory.softTraced()) memory.access(offset, true);
+  storeWord(memory.guestView(), offset, value);
+}
+/** Runs `body` on a thread that acts like a vCPU. */
+inline void onVcpu(const std::function<void()>& body) {
+  std::jthread([&] {
+    GuestMemory::attachThread();
+    body();
+  }).join();
+}
+
 /** Runs `step` again and again on `count` threads until destroyed, but not between pause and
  * resume. */
 class GuestThreads {
@@ -88,6 +105,23 @@ inline void fillMemory(GuestMemory& memory, uint64_t seed) {
     for (uint64_t i = 0; i < memory.geometry().blockBytes(); i += 8)
       storeWord(at, i, kind == 1 ? 0 : kind == 2 ? block * 100 + i / 512 : random());
   }
+}
+
+/** Two vCPUs that write in bursts near one another, and a device. */
+inline GuestThreads writersOf(GuestMemory& memory) {
+  return {3, [&memory](unsigned thread, std::mt19937_64& random) {
+            const uint64_t words = memory.bytes() / 8;
+            const uint64_t center = random() % words;
+            for (int i = 0; i < 16; ++i) {
+              const uint64_t offset = (center + random() % 4096) % words * 8;
+              if (thread < 2) {
+                guestStore(memory, offset, random() % 3 == 0 ? 0 : random());
+              } else {
+                if (memory.prepareWrite(offset, 8)) storeWord(memory.hostView(), offset, random());
+              }
+            }
+            std::this_thread::yield();
+          }};
 }
 
 inline std::vector<std::byte> copyOf(const GuestMemory& memory) {

@@ -22,7 +22,7 @@ struct Saved {
     GuestMemory memory(bytes, geometry);
     fillMemory(memory, 11);
     contents = copyOf(memory);
-    Saver saver(memory, {directory.path(), compress, 1});
+    Saver saver(memory, {directory.path(), compress ? format::Codec::lz4 : format::Codec::raw, 1});
     saver.arm();
     std::jthread([&] {
       GuestMemory::attachThread();
@@ -145,7 +145,7 @@ TEST_CASE("restorer: eagerly") {
     restorer.wait();
     // The memory is free for a save.
     const TempDirectory again;
-    Saver saver(memory, {again.path(), compress, 1});
+    Saver saver(memory, {again.path(), compress ? format::Codec::lz4 : format::Codec::raw, 1});
     saver.arm();
     saver.start();
     saver.wait();

@@ -30,7 +30,7 @@ struct SmallImage {
       for (uint64_t at = 0; at < kSmall.blockBytes(); at += 8)
         storeWord(memory.hostView(), kSmall.offsetOf(block) + at, block > 7 ? random() : block);
     contents = copyOf(memory);
-    Saver saver(memory, {directory.path(), true, 1});
+    Saver saver(memory, {directory.path(), format::Codec::lz4, 1});
     saver.arm();
     for (const BlockId block : {9, 3, 4, 5}) memory.prepareWrite(kSmall.offsetOf(block), 1);
     saver.start();

@@ -265,7 +265,8 @@ TEST_CASE("blk flow: memory that cannot be saved parks a request until retry") {
     failing = D::blockOf(rig.data(1));
   }
   FailingClient saver(rig.memory, failing);
-  rig.memory.armWrite(&saver);
+  std::vector<uint8_t> traced(rig.memory.blockCount());
+  rig.memory.armWrite(&saver, false, traced);
   rig.driver.kick();
   rig.blk.hold();
   CHECK_FALSE(rig.blk.waitDrained(kPatience));
@@ -279,7 +280,7 @@ TEST_CASE("blk flow: memory that cannot be saved parks a request until retry") {
   CHECK_FALSE(rig.driver.poll());
   CHECK(rig.result(1) == 0);
   CHECK(rig.driver.fetch<uint8_t>(rig.data(1) + 511) == 0x66);
-  rig.memory.disarm();
+  rig.memory.endSave(false);
 }
 
 TEST_CASE("blk flow: reset and destruction drop parked requests") {
@@ -287,7 +288,8 @@ TEST_CASE("blk flow: reset and destruction drop parked requests") {
   FailingClient saver(rig.memory, D::blockOf(rig.data(2)));
   rig.driver.start();
   rig.offer(2, BlkType::in, 0, 512);
-  rig.memory.armWrite(&saver);
+  std::vector<uint8_t> traced(rig.memory.blockCount());
+  rig.memory.armWrite(&saver, false, traced);
   rig.driver.kick();
   rig.blk.hold();
   CHECK_FALSE(rig.blk.waitDrained(kPatience));
@@ -303,7 +305,7 @@ TEST_CASE("blk flow: reset and destruction drop parked requests") {
     CHECK(rig.blk.drained());
   }
   SUBCASE("destruction") {}
-  rig.memory.disarm();
+  rig.memory.endSave(false);
 }
 
 TEST_CASE("blk flow: a request is saved before a traced block is overwritten") {
@@ -311,7 +313,7 @@ TEST_CASE("blk flow: a request is saved before a traced block is overwritten") {
   class Saver final : public TraceClient {
    public:
     explicit Saver(GuestMemory& memory) : memory_(memory) {}
-    bool handle(BlockId block) noexcept override {
+    bool handle(BlockId block, Cause) noexcept override {
       const auto& geometry = memory_.geometry();
       if (block == wanted) saved = memory_.hostView()[geometry.offsetOf(block)];
       return true;
@@ -328,11 +330,12 @@ TEST_CASE("blk flow: a request is saved before a traced block is overwritten") {
   std::memset(rig.driver.at(rig.data(0)), 0x01, 512);
   Saver saver(rig.memory);
   saver.wanted = Geometry{}.blockOf(rig.data(0) - D::kRamBase);
-  rig.memory.armWrite(&saver);
+  std::vector<uint8_t> traced(rig.memory.blockCount());
+  rig.memory.armWrite(&saver, false, traced);
   CHECK(rig.request(BlkType::in, 0, 512) == 0);
   CHECK(saver.saved.load() == std::byte{0x01});
   CHECK(rig.driver.fetch<uint8_t>(rig.data(0)) == 0x02);
-  rig.memory.disarm();
+  rig.memory.endSave(false);
 }
 
 TEST_CASE("blk flow: thaw refuses what does not fit the disk") {

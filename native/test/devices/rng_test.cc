@@ -77,7 +77,8 @@ TEST_CASE("rng: a request into memory that cannot be saved waits for retry") {
   d.describe(0, D::kData, 16, D::kWrite);
   d.offer(0);
   FailingClient saver(rig.memory, D::blockOf(D::kData));
-  rig.memory.armWrite(&saver);
+  std::vector<uint8_t> traced(rig.memory.blockCount());
+  rig.memory.armWrite(&saver, false, traced);
   d.kick();
   CHECK_FALSE(d.poll());
   CHECK_FALSE(d.needsReset());
@@ -85,7 +86,7 @@ TEST_CASE("rng: a request into memory that cannot be saved waits for retry") {
   rig.rng.retry();
   CHECK(d.poll()->length == 16);
   CHECK_FALSE(d.poll());
-  rig.memory.disarm();
+  rig.memory.endSave(false);
 }
 
 TEST_CASE("rng: state makes a round trip; another device's state is refused") {

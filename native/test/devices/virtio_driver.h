@@ -206,7 +206,7 @@ class FailingClient final : public TraceClient {
  public:
   FailingClient(GuestMemory& memory, BlockId failing, std::vector<std::byte> image = {})
       : memory_(memory), failing_(failing), image_(std::move(image)) {}
-  bool handle(BlockId block) noexcept override {
+  bool handle(BlockId block, Cause) noexcept override {
     if (block == failing_ && !allowed) return false;
     const Geometry& geometry = memory_.geometry();
     const uint64_t offset = geometry.offsetOf(block);

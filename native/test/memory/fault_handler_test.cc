@@ -99,7 +99,7 @@ TEST_CASE(
       action.sa_handler = simpleHandler;
     }
     const Installed installed(action);
-    const FaultRegistration registration(owned.page, 4096, &sink);
+    const FaultRegistration registration(SIGSEGV, owned.page, 4096, &sink);
     for (ForbiddenPage* page : {&foreign, &owned}) {
       calls = 0;
       seenAddress = nullptr;
@@ -117,7 +117,7 @@ TEST_CASE("fault handler: default and ignore") {
     struct sigaction action = {};
     action.sa_handler = disposition;
     const Installed installed(action);
-    const FaultRegistration registration(owned.page, 4096, &sink);
+    const FaultRegistration registration(SIGSEGV, owned.page, 4096, &sink);
     const int fault = inChild([&] { foreign.touch(); });
     CHECK(WIFSIGNALED(fault));
     CHECK(WTERMSIG(fault) == SIGSEGV);
@@ -132,13 +132,13 @@ TEST_CASE("fault handler: default and ignore") {
 TEST_CASE("fault handler: a ring of handlers ends in the default") {
   Nothing sink;
   ForbiddenPage foreign, owned;
-  const FaultRegistration first(owned.page, 4096, &sink);
+  const FaultRegistration first(SIGSEGV, owned.page, 4096, &sink);
   sigaction(SIGSEGV, nullptr, &inner);
   struct sigaction action = {};
   action.sa_sigaction = passOn;
   action.sa_flags = SA_SIGINFO;
   const Installed installed(action);
-  const FaultRegistration second(owned.page, 4096, &sink);  // ours again, on top of passOn
+  const FaultRegistration second(SIGSEGV, owned.page, 4096, &sink);  // ours again, on top of passOn
   const int fault = inChild([&] { foreign.touch(); });
   CHECK((WIFSIGNALED(fault) && WTERMSIG(fault) == SIGSEGV));
 }
@@ -149,7 +149,7 @@ TEST_CASE("fault handler: the table of ranges is bounded and reused") {
   for (int round = 0; round < 2; ++round) {
     std::vector<std::unique_ptr<FaultRegistration>> all;
     for (size_t i = 0; i < kMaxFaultRanges; ++i)
-      all.push_back(std::make_unique<FaultRegistration>(page.page, 4096, &sink));
-    CHECK_THROWS_AS(FaultRegistration(page.page, 4096, &sink), Error);
+      all.push_back(std::make_unique<FaultRegistration>(SIGSEGV, page.page, 4096, &sink));
+    CHECK_THROWS_AS(FaultRegistration(SIGSEGV, page.page, 4096, &sink), Error);
   }
 }

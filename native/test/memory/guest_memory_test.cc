@@ -1,15 +1,18 @@
+// What GuestMemory promises, case by case, for every trace engine. Threads against an oracle are in
+// conformance_test.cc.
 #include "memory/guest_memory.h"
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <functional>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "base/error.h"
+#include "guest_access.h"
 #include "kernel_mappings.h"
 #include "memory/fault_thread.h"
 
@@ -18,41 +21,55 @@ using namespace ckptfs;
 namespace {
 
 const Geometry kGeometry;
-const Geometry kLargePages{.pageBytes = 32768, .pagesPerBlock = 4, .blocksPerIoBlock = 8};
 
 /** A client that counts calls per block and does what the test says. */
 class Client final : public TraceClient {
  public:
-  Client(uint64_t blocks, std::function<bool(BlockId)> act)
-      : calls(std::make_unique<std::atomic<int>[]>(blocks)), act_(std::move(act)) {}
-  bool handle(BlockId block) noexcept override {
-    calls[block].fetch_add(1);
-    return act_(block);
+  explicit Client(const GuestMemory& memory, std::function<bool(BlockId)> act = {})
+      : calls(memory.blockCount()), act_(std::move(act)) {}
+  bool handle(BlockId block, Cause cause) noexcept override {
+    ++calls[block];
+    lastCause = cause;
+    return !act_ || act_(block);
   }
-  std::unique_ptr<std::atomic<int>[]> calls;
+  std::vector<std::atomic<int>> calls;
+  std::atomic<Cause> lastCause{Cause::demand};
 
  private:
   std::function<bool(BlockId)> act_;
 };
 
-uint64_t* word(std::byte* view, uint64_t offset) {
-  return reinterpret_cast<uint64_t*>(view + offset);
-}
-uint64_t load(std::byte* view, uint64_t offset) {
-  return __atomic_load_n(word(view, offset), __ATOMIC_RELAXED);
-}
-void store(std::byte* view, uint64_t offset, uint64_t value) {
-  __atomic_store_n(word(view, offset), value, __ATOMIC_RELAXED);
-}
+/** Memory of `blocks` blocks under one engine, with the shorthands that the cases need. */
+struct Rig {
+  Rig(const std::string& engine, uint64_t blocks, uint64_t mappingLimit = 0)
+      : memory(blocks * kGeometry.blockBytes(), kGeometry, engine, mappingLimit), traced(blocks) {
+    GuestMemory::attachThread();
+  }
+  BlockRange all() const { return {0, memory.blockCount()}; }
+  void write(BlockId block, uint64_t value = 1) {
+    guestStore(memory, kGeometry.offsetOf(block), value);
+  }
+  uint64_t read(BlockId block) { return guestLoad(memory, kGeometry.offsetOf(block)); }
+  BlockState state(BlockId block) const { return memory.state(block); }
+  uint64_t faults() const { return memory.counters().faults; }
+  /** A whole save without a guest: every block but holes ends clean when tracking. */
+  void save(bool keepBase) {
+    Client saver(memory);
+    memory.armWrite(&saver, keepBase, traced);
+    CHECK(memory.settleSave(all()));
+    memory.endSave(true);
+  }
 
-template <class Body>
-void onThreads(unsigned count, Body body) {
-  std::vector<std::jthread> threads;
-  for (unsigned i = 0; i < count; ++i)
-    threads.emplace_back([&body, i] {
-      GuestMemory::attachThread();
-      body(i);
-    });
+  GuestMemory memory;
+  std::vector<uint8_t> traced;
+};
+
+template <class Case>
+void forEachEngine(Case run) {
+  for (const std::string& engine : traceEngineNames()) {
+    CAPTURE(engine);
+    run(engine);
+  }
 }
 
 }  // namespace
@@ -63,6 +80,7 @@ TEST_CASE("guest memory: sizes are checked") {
   CHECK_THROWS_AS(GuestMemory(kGeometry.blockBytes(), kGeometry, "none such"), Error);
   GuestMemory memory(4 * kGeometry.blockBytes(), kGeometry);
   CHECK(memory.blockCount() == 4);
+  CHECK(memory.dirtyBlocks() == 4);
   CHECK(memory.prepareRead(0, memory.bytes()));
   CHECK_FALSE(memory.prepareRead(1, memory.bytes()));
   CHECK_FALSE(memory.prepareWrite(memory.bytes(), 1));
@@ -70,204 +88,336 @@ TEST_CASE("guest memory: sizes are checked") {
 }
 
 TEST_CASE("guest memory: both views are the same bytes, holes are found") {
-  GuestMemory memory(256 * kGeometry.blockBytes(), kGeometry);  // 8 MiB: four huge pages
-  CHECK(memory.isHole(255));
-  store(memory.guestView(), kGeometry.offsetOf(255), 5);
-  CHECK(load(memory.hostView(), kGeometry.offsetOf(255)) == 5);
-  CHECK_FALSE(memory.isHole(255));
-  CHECK(memory.isHole(0));
-  CHECK(memory.isHole(191));
-}
-
-TEST_CASE("guest memory: every block is handled once, with the contents from before the write") {
-  for (const Geometry& geometry : {kGeometry, kLargePages}) {
-    GuestMemory memory(256 * geometry.blockBytes(), geometry);
-    const uint64_t blockBytes = geometry.blockBytes();
-    for (int round = 1; round <= 4; ++round) {
-      for (BlockId b = 0; b < memory.blockCount(); ++b)
-        store(memory.hostView(), b * blockBytes, b * 1000 + round);
-      std::atomic<int> wrong{0};
-      Client client(memory.blockCount(), [&](BlockId b) {
-        wrong += load(memory.hostView(), b * blockBytes) != b * 1000 + round;
-        return true;
-      });
-      memory.armWrite(&client);
-      CHECK_THROWS_AS(memory.armWrite(&client), Error);
-      CHECK(memory.prepareRead(0, memory.bytes()));  // reading needs nothing under a write trace
-      CHECK(memory.state(7) == BlockState::traced);
-      std::jthread background([&] {
-        for (BlockId b = 0; b < memory.blockCount(); b += 8) memory.settle({b, 8}, b % 16 == 0);
-      });
-      onThreads(3, [&](unsigned i) {
-        std::mt19937_64 random(i + 10 * round);
-        for (int n = 0; n < 2000; ++n) {
-          const uint64_t offset = random() % (memory.bytes() / 8) * 8;
-          if (i == 2) {  // a device
-            if (!memory.prepareWrite(offset, 8)) ++wrong;
-            store(memory.hostView(), offset, random());
-          } else {
-            store(memory.guestView(), offset, random());
-          }
-        }
-      });
-      background.join();
-      CHECK(memory.settle({0, memory.blockCount()}, true));
-      memory.finish();
-      CHECK(wrong == 0);
-      int odd = 0;
-      for (BlockId b = 0; b < memory.blockCount(); ++b)
-        odd += client.calls[b] != 1 || memory.state(b) != BlockState::open;
-      CHECK(odd == 0);
-      CHECK(memory.counters().mappings == 1);
-    }
-  }
-}
-
-TEST_CASE("guest memory: readers see only what an access trace loaded") {
-  GuestMemory memory(256 * kGeometry.blockBytes(), kGeometry);
-  Client client(memory.blockCount(), [&](BlockId b) {
-    for (uint64_t at = 0; at < kGeometry.blockBytes(); at += 8)
-      store(memory.hostView(), kGeometry.offsetOf(b) + at, kGeometry.offsetOf(b) + at + 1);
-    return true;
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 256);  // 8 MiB: four huge pages
+    CHECK(rig.memory.isHole(255));
+    rig.write(255, 5);
+    CHECK(loadFrom(rig.memory.hostView(), kGeometry.offsetOf(255)) == 5);
+    CHECK_FALSE(rig.memory.isHole(255));
+    CHECK(rig.memory.isHole(0));
+    CHECK(rig.memory.isHole(191));
+    CHECK(rig.memory.softTraced() == (rig.memory.guestView() == rig.memory.hostView()));
+    CHECK(rig.memory.softTraced() == (engine == kSoftEngine));
   });
-  memory.armAccess(&client);
-  std::atomic<int> wrong{0};
-  onThreads(4, [&](unsigned i) {
-    std::mt19937_64 random(i);
-    for (int n = 0; n < 3000; ++n) {
-      const uint64_t offset = random() % (memory.bytes() / 8) * 8;
-      if (i == 3) wrong += !memory.prepareRead(offset, 8);
-      wrong += load(i == 3 ? memory.hostView() : memory.guestView(), offset) != offset + 1;
-    }
-  });
-  CHECK(memory.settle({0, memory.blockCount()}, true));
-  memory.finish();
-  CHECK(wrong == 0);
 }
 
-TEST_CASE("guest memory: a small mapping budget widens lifts and loses nothing") {
-  for (const uint64_t limit : {3, 16, 61}) {
-    CAPTURE(limit);
-    GuestMemory memory(1000 * kGeometry.blockBytes(), kGeometry, "mprotect", limit);
-    Client client(memory.blockCount(),
-                  [&](BlockId b) { return load(memory.hostView(), kGeometry.offsetOf(b)) == 0; });
-    memory.armWrite(&client);
-    std::atomic<bool> over{false};
-    onThreads(3, [&](unsigned i) {
-      std::mt19937_64 random(i);
-      for (int n = 0; n < 1500; ++n) {
-        store(memory.guestView(), kGeometry.offsetOf(random() % memory.blockCount()), 1);
-        if (memory.counters().mappings > limit) over = true;
-      }
+TEST_CASE("guest memory: a save goes through its states, untracked and tracked") {
+  for (const bool tracked : {false, true}) {
+    CAPTURE(tracked);
+    forEachEngine([&](const std::string& engine) {
+      Rig rig(engine, 64);
+      rig.memory.track(tracked);
+      Client saver(rig.memory);
+      rig.memory.armWrite(&saver, false, rig.traced);
+      CHECK(rig.traced == std::vector<uint8_t>(64, 1));
+      CHECK_THROWS_AS(rig.memory.armWrite(&saver, false, rig.traced), Error);
+      CHECK_THROWS_AS(rig.memory.armAccess(&saver), Error);
+      CHECK(rig.memory.prepareRead(0, rig.memory.bytes()));
+      rig.read(5);
+      CHECK(rig.state(5) == BlockState::traced);
+      rig.write(5);
+      CHECK(rig.state(5) == BlockState::open);
+      CHECK(saver.lastCause == Cause::demand);
+      CHECK(rig.memory.settleSave({0, 10}));
+      CHECK(saver.lastCause == Cause::background);
+      CHECK(rig.state(4) == BlockState::saved);
+      CHECK(rig.state(5) == BlockState::open);
+      rig.write(4);
+      CHECK(rig.state(4) == BlockState::open);
+      CHECK(rig.memory.prepareWrite(kGeometry.offsetOf(20) - 1, 2));
+      CHECK(rig.state(19) == BlockState::open);
+      CHECK(rig.state(20) == BlockState::open);
+      CHECK(rig.state(21) == BlockState::traced);
+      CHECK(rig.memory.settleSave(rig.all()));
+      rig.memory.endSave(true);
+      for (const auto& calls : saver.calls) REQUIRE(calls == 1);
+      CHECK(rig.memory.dirtyBlocks() == (tracked ? 4 : 64));
+      CHECK(rig.state(1) == (tracked ? BlockState::clean : BlockState::open));
+      const uint64_t before = rig.faults();
+      rig.write(6);
+      rig.write(6);
+      CHECK(rig.faults() == before + (tracked ? 1 : 0));
+      CHECK(rig.state(6) == BlockState::open);
+      if (!tracked) CHECK(rig.memory.counters().mappings == 1);
     });
-    CHECK_FALSE(over);
-    CHECK(memory.counters().widened > 0);
-    CHECK(memory.counters().mappings == kernelMappings(memory.guestView(), memory.bytes()));
-    CHECK(memory.settle({0, memory.blockCount()}, true));
-    memory.finish();
-    CHECK(memory.counters().mappings == 1);
-    int odd = 0;
-    for (BlockId b = 0; b < memory.blockCount(); ++b) odd += client.calls[b] != 1;
-    CHECK(odd == 0);
   }
+}
+
+TEST_CASE("guest memory: a save that keeps the base saves what was written, a full one all") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 300);
+    rig.memory.track(true);
+    rig.save(false);
+    CHECK(rig.memory.dirtyBlocks() == 0);
+    std::vector<uint8_t> written(300);
+    std::mt19937_64 random(3);
+    for (int i = 0; i < 60; ++i) {
+      const BlockId block = random() % 300;
+      written[block] = 1;
+      if (i % 2 == 0)
+        rig.write(block);
+      else
+        CHECK(rig.memory.prepareWrite(kGeometry.offsetOf(block), 8));
+    }
+    CHECK(rig.memory.dirtyBlocks() ==
+          uint64_t(std::count(written.begin(), written.end(), uint8_t{1})));
+    rig.save(true);
+    CHECK(rig.traced == written);
+    rig.save(true);
+    CHECK(rig.traced == std::vector<uint8_t>(300, 0));
+    rig.write(7);
+    rig.save(false);
+    CHECK(rig.traced == std::vector<uint8_t>(300, 1));
+    CHECK(rig.memory.dirtyBlocks() == 0);
+  });
+}
+
+TEST_CASE("guest memory: a failed save leaves what it would have saved dirty") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 100);
+    rig.memory.track(true);
+    rig.save(false);
+    for (BlockId block = 0; block < 10; ++block) rig.write(block);
+    Client saver(rig.memory);
+    rig.memory.armWrite(&saver, true, rig.traced);
+    CHECK(rig.memory.settleSave({0, 5}));
+    rig.memory.endSave(false);
+    CHECK(rig.memory.dirtyBlocks() == 10);
+    CHECK(rig.state(3) == BlockState::open);
+    CHECK(rig.state(50) == BlockState::clean);
+    rig.write(3, 9);
+    CHECK(saver.calls[3] == 1);
+    rig.save(true);
+    CHECK(std::count(rig.traced.begin(), rig.traced.end(), uint8_t{1}) == 10);
+  });
+}
+
+TEST_CASE("guest memory: arming ahead changes no result, and a write before the pause just lifts") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 1200);
+    rig.memory.track(true);
+    rig.save(false);
+    for (BlockId block = 0; block < 1200; block += 3) rig.write(block, block + 1);
+    rig.memory.armAhead({0, 600});
+    rig.memory.armAhead({500, 700});
+    CHECK(rig.memory.dirtyBlocks() == 400);
+    Client saver(rig.memory);
+    const uint64_t before = rig.faults();
+    for (BlockId block = 0; block < 1200; block += 6) rig.write(block, block + 2);
+    CHECK(rig.faults() - before == (engine == kSoftEngine ? 0 : 200));
+    CHECK(rig.state(6) == BlockState::open);
+    CHECK(rig.memory.prepareWrite(kGeometry.offsetOf(3), 8));
+    CHECK(rig.state(3) == BlockState::open);
+    rig.memory.armWrite(&saver, true, rig.traced);
+    int odd = 0;
+    for (BlockId block = 0; block < 1200; ++block) odd += rig.traced[block] != (block % 3 == 0);
+    CHECK(odd == 0);
+    for (BlockId block = 0; block < 1200; ++block) rig.write(block, 3);
+    rig.memory.endSave(true);
+    for (BlockId block = 0; block < 1200; ++block) odd += saver.calls[block] != (block % 3 == 0);
+    CHECK(odd == 0);
+  });
+}
+
+TEST_CASE("guest memory: a load goes through its states, untracked and tracked") {
+  for (const bool tracked : {false, true}) {
+    CAPTURE(tracked);
+    forEachEngine([&](const std::string& engine) {
+      Rig rig(engine, 64);
+      rig.memory.track(tracked);
+      Client loader(rig.memory, [&](BlockId b) {
+        if (b < 32) storeTo(rig.memory.hostView(), kGeometry.offsetOf(b), b + 100);
+        return true;  // the others stay holes
+      });
+      rig.memory.armAccess(&loader);
+      CHECK_THROWS_AS(rig.memory.armAccess(&loader), Error);
+      CHECK(rig.memory.dirtyBlocks() == 0);
+      const BlockState settled = tracked ? BlockState::clean : BlockState::open;
+      CHECK(rig.read(3) == 103);
+      CHECK(rig.state(3) == settled);
+      rig.write(4, 1);
+      CHECK(rig.state(4) == BlockState::open);
+      CHECK(rig.read(5) == 105);
+      rig.write(5, 2);
+      CHECK(rig.state(5) == BlockState::open);
+      CHECK(rig.memory.prepareRead(kGeometry.offsetOf(6), 8));
+      CHECK(rig.state(6) == settled);
+      CHECK(rig.memory.prepareWrite(kGeometry.offsetOf(7), 8));
+      CHECK(rig.state(7) == BlockState::open);
+      CHECK(loader.lastCause == Cause::demand);
+      CHECK(rig.read(40) == 0);
+      rig.write(41, 1);
+      CHECK(rig.memory.settleLoad({0, 20}));
+      CHECK(loader.lastCause == Cause::background);
+      CHECK(rig.state(10) == settled);
+      CHECK(rig.state(20) == BlockState::absent);
+      CHECK(rig.memory.settleLoad(rig.all()));
+      rig.memory.endLoad();
+      for (const auto& calls : loader.calls) REQUIRE(calls == 1);
+      CHECK(rig.memory.dirtyBlocks() == (tracked ? 4 : 64));
+      for (BlockId block = 0; block < 64; ++block) {
+        const bool written = block == 4 || block == 5 || block == 41;
+        if (!written) REQUIRE(rig.read(block) == (block < 32 ? block + 100 : 0));
+        rig.write(block, 7);
+        REQUIRE(rig.read(block) == 7);
+      }
+      CHECK(rig.memory.dirtyBlocks() == 64);
+    });
+  }
+}
+
+TEST_CASE("guest memory: a save may be armed while a load is under way, if it keeps the base") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 64);
+    rig.memory.track(true);
+    Client loader(rig.memory, [&](BlockId b) {
+      storeTo(rig.memory.hostView(), kGeometry.offsetOf(b), b + 100);
+      return true;
+    });
+    rig.memory.armAccess(&loader);
+    CHECK(rig.read(1) == 101);
+    rig.write(2, 5);
+    Client saver(rig.memory);
+    CHECK_THROWS_AS(rig.memory.armWrite(&saver, false, rig.traced), Error);
+    rig.memory.armWrite(&saver, true, rig.traced);
+    for (BlockId block = 0; block < 64; ++block) REQUIRE(rig.traced[block] == (block == 2));
+    CHECK(rig.read(2) == 5);
+    rig.write(2, 6);
+    rig.write(3, 7);  // loads first; nothing to save
+    CHECK(rig.read(4) == 104);
+    CHECK(rig.memory.settleSave(rig.all()));
+    CHECK(rig.memory.settleLoad({0, 32}));
+    rig.memory.endSave(true);
+    CHECK(rig.memory.settleLoad(rig.all()));
+    rig.memory.endLoad();
+    for (BlockId block = 0; block < 64; ++block) {
+      REQUIRE(loader.calls[block] == 1);
+      REQUIRE(saver.calls[block] == (block == 2));
+      if (block > 3) REQUIRE(rig.read(block) == block + 100);
+    }
+    CHECK(rig.memory.dirtyBlocks() == 2);
+  });
 }
 
 TEST_CASE(
-    "guest memory: settling within a spent budget leaves blocks ready, and all of RAM opens") {
-  GuestMemory memory(100 * kGeometry.blockBytes(), kGeometry, "mprotect", 3);
-  Client client(memory.blockCount(), [](BlockId) { return true; });
-  memory.armAccess(&client);
-  CHECK(memory.settle({10, 1}, true));
-  CHECK(memory.state(10) == BlockState::open);
-  CHECK(memory.settle({50, 1}, true));
-  CHECK(memory.state(50) == BlockState::ready);
-  CHECK(memory.settle({70, 2}, false));
-  CHECK(memory.state(70) == BlockState::ready);
-  CHECK(memory.settle({0, 100}, true));
-  CHECK(memory.state(50) == BlockState::open);
-  CHECK(memory.state(70) == BlockState::open);
-  memory.finish();
+    "guest memory: settling a load within a spent mapping budget, and all of RAM at the end") {
+  Rig rig("mprotect", 100, 3);
+  Client client(rig.memory);
+  rig.memory.armAccess(&client);
+  CHECK(rig.memory.settleLoad({10, 1}));
+  CHECK(rig.memory.settleLoad({50, 1}));
+  CHECK(rig.memory.counters().mappings == 3);
+  CHECK(rig.memory.settleLoad({70, 2}));
+  CHECK(rig.state(70) == BlockState::open);
+  CHECK(rig.memory.counters().mappings == 3);
+  CHECK(rig.read(50) == 0);
+  CHECK(rig.memory.settleLoad(rig.all()));
+  rig.memory.endLoad();
+  CHECK(rig.memory.counters().mappings == 1);
+  for (BlockId block = 0; block < 100; ++block) CHECK(client.calls[block] == 1);
+}
+
+TEST_CASE("guest memory: accesses are noted and harvested once") {
+  Rig rig(kSoftEngine, 20);
+  rig.memory.noteAccess(0);
+  rig.memory.noteAccess(kGeometry.offsetOf(8) + 5);
+  rig.memory.noteAccess(kGeometry.offsetOf(19) - 1);
+  std::vector<uint8_t> used(20);
+  used[3] = 1;
+  rig.memory.harvestAccessed(used);
+  for (BlockId block = 0; block < 20; ++block)
+    CHECK(used[block] == (block == 0 || block == 3 || block == 8 || block == 18));
+  std::vector<uint8_t> again(20);
+  rig.memory.harvestAccessed(again);
+  CHECK(again == std::vector<uint8_t>(20, 0));
 }
 
 TEST_CASE("guest memory: a failed block holds its vCPU until a retry succeeds") {
-  GuestMemory memory(16 * kGeometry.blockBytes(), kGeometry);
-  std::atomic<bool> broken{true};
-  std::atomic<int> failures{0};
-  Client client(memory.blockCount(), [&](BlockId b) {
-    if (b == 5 && broken) return false;
-    store(memory.hostView(), kGeometry.offsetOf(b), 77);
-    return true;
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 16);
+    std::atomic<bool> broken{true};
+    std::atomic<int> failures{0};
+    Client client(rig.memory, [&](BlockId b) {
+      if (b == 5 && broken) return false;
+      storeTo(rig.memory.hostView(), kGeometry.offsetOf(b), 77);
+      return true;
+    });
+    rig.memory.onFailure([&] {
+      ++failures;
+      failures.notify_all();
+    });
+    rig.memory.armAccess(&client);
+    std::atomic<uint64_t> seen{0};
+    std::jthread vcpu([&] {
+      GuestMemory::attachThread();
+      seen = rig.read(5);
+    });
+    failures.wait(0);
+    CHECK(seen == 0);
+    CHECK_FALSE(rig.memory.prepareRead(kGeometry.offsetOf(4), 2 * kGeometry.blockBytes()));
+    CHECK_FALSE(rig.memory.settleLoad(rig.all()));
+    CHECK(rig.state(4) == BlockState::open);
+    CHECK(rig.state(5) == BlockState::absent);
+    CHECK(rig.state(6) == BlockState::open);
+    CHECK(failures >= 2);
+    rig.memory.retryFailed();  // still broken: fails again
+    broken = false;
+    rig.memory.retryFailed();
+    vcpu.join();
+    CHECK(seen == 77);
+    CHECK(rig.memory.settleLoad(rig.all()));
+    rig.memory.endLoad();
   });
-  memory.onFailure([&] {
-    ++failures;
-    failures.notify_all();
+}
+
+TEST_CASE("guest memory: the end of a failed save frees a vCPU whose block could not be saved") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 16);
+    std::atomic<int> failures{0};
+    rig.memory.onFailure([&] {
+      ++failures;
+      failures.notify_all();
+    });
+    Client saver(rig.memory, [](BlockId b) { return b != 5; });
+    rig.memory.armWrite(&saver, false, rig.traced);
+    std::jthread vcpu([&] {
+      GuestMemory::attachThread();
+      rig.write(5, 3);
+    });
+    failures.wait(0);
+    CHECK_FALSE(rig.memory.settleSave(rig.all()));
+    CHECK(loadFrom(rig.memory.hostView(), kGeometry.offsetOf(5)) == 0);
+    rig.memory.endSave(false);
+    vcpu.join();
+    CHECK(rig.read(5) == 3);
   });
-  memory.armAccess(&client);
-  std::atomic<uint64_t> seen{0};
-  std::jthread vcpu([&] {
-    GuestMemory::attachThread();
-    seen = load(memory.guestView(), kGeometry.offsetOf(5));
-  });
-  failures.wait(0);
-  CHECK(seen == 0);
-  CHECK_FALSE(memory.prepareRead(kGeometry.offsetOf(4), 2 * kGeometry.blockBytes()));
-  CHECK_FALSE(memory.settle({0, 16}, true));
-  CHECK(memory.state(4) == BlockState::open);
-  CHECK(memory.state(5) == BlockState::absent);
-  CHECK(memory.state(6) == BlockState::open);
-  CHECK(failures >= 2);
-  memory.retryFailed();  // still broken: fails again
-  broken = false;
-  memory.retryFailed();
-  vcpu.join();
-  CHECK(seen == 77);
-  CHECK(memory.settle({0, 16}, true));
-  memory.finish();
 }
 
 TEST_CASE("guest memory: abandon gets vCPUs out of their faults") {
-  GuestMemory memory(16 * kGeometry.blockBytes(), kGeometry);
-  Client client(memory.blockCount(), [](BlockId) { return false; });
-  std::atomic<int> failures{0};
-  memory.onFailure([&] {
-    ++failures;
-    failures.notify_all();
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 16);
+    Client client(rig.memory, [](BlockId) { return false; });
+    std::atomic<int> failures{0};
+    rig.memory.onFailure([&] {
+      ++failures;
+      failures.notify_all();
+    });
+    rig.memory.armAccess(&client);
+    std::atomic<int> escaped{0};
+    std::vector<std::jthread> vcpus;
+    for (BlockId block = 0; block < 2; ++block)
+      vcpus.emplace_back([&, block] {
+        GuestMemory::attachThread();
+        for (int again = 0; again < 2; ++again)  // after abandon() a later fault escapes at once
+          escaped += !GuestMemory::runGuarded([&] { rig.read(block); });
+      });
+    for (int now = failures; now < 2; now = failures) failures.wait(now);
+    CHECK(escaped == 0);
+    rig.memory.abandon();
+    for (auto& vcpu : vcpus) vcpu.join();
+    CHECK(escaped == 4);
+    CHECK(GuestMemory::runGuarded([] {}));
   });
-  memory.armAccess(&client);
-  std::atomic<int> escaped{0};
-  std::vector<std::jthread> vcpus;
-  for (int i = 0; i < 2; ++i)
-    vcpus.emplace_back([&, i] {
-      GuestMemory::attachThread();
-      for (int again = 0; again < 2; ++again)  // after abandon() a later fault escapes at once
-        escaped += !GuestMemory::runGuarded(
-            [&] { load(memory.guestView(), kGeometry.offsetOf(static_cast<BlockId>(i))); });
-    });
-  for (int now = failures; now < 2; now = failures) failures.wait(now);
-  CHECK(escaped == 0);
-  memory.abandon();
-  for (auto& vcpu : vcpus) vcpu.join();
-  CHECK(escaped == 4);
-  CHECK(GuestMemory::runGuarded([] {}));
-}
-
-TEST_CASE("guest memory: disarm opens what is left without the client") {
-  GuestMemory memory(512 * kGeometry.blockBytes(), kGeometry);
-  Client client(memory.blockCount(), [](BlockId) { return true; });
-  for (int round = 0; round < 10; ++round) {
-    memory.armWrite(&client);
-    std::jthread vcpu([&] {
-      GuestMemory::attachThread();
-      for (BlockId b = 0; b < memory.blockCount(); ++b)
-        store(memory.guestView(), kGeometry.offsetOf(b), 1);
-    });
-    memory.disarm();
-    memory.finish();
-    vcpu.join();
-    int open = 0;
-    for (BlockId b = 0; b < memory.blockCount(); ++b) open += memory.state(b) == BlockState::open;
-    CHECK(open == 512);
-  }
 }
 
 TEST_CASE("guest memory: thread indexes are small and reused") {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "devices/memory_map.h"
 #include "machine/machine.h"
 
 namespace ckptfs {
@@ -18,6 +19,9 @@ constexpr auto kDrainTimeout = std::chrono::seconds(30);
 /** How often a save that waits for a restore looks whether it is complete. */
 constexpr auto kRestorePoll = std::chrono::milliseconds(1);
 
+/** How often a save that waits for writes in flight looks whether it was cancelled. */
+constexpr auto kSealPoll = std::chrono::milliseconds(50);
+
 using Clock = std::chrono::steady_clock;
 
 uint64_t microseconds(Clock::duration d) {
@@ -25,6 +29,10 @@ uint64_t microseconds(Clock::duration d) {
 }
 
 }  // namespace
+
+LiveSave::~LiveSave() {
+  if (reads_) reads_->end();
+}
 
 CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
   const auto begun = Clock::now();
@@ -61,12 +69,27 @@ void LiveSave::prepare() {
     auto fresh = chain->prepare(redo.path);
     switches_.push_back({std::move(chain), std::move(fresh)});
   }
+  reads_ = std::make_shared<PendingReads>(machine_.config_.geometry, memory_map::kRamBase);
   saver_ =
       std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
                                                             .codec = request_.codec == "lz4" ? format::Codec::lz4 : format::Codec::raw,
-                                                            .vcpus = machine_.config_.cpus});
+                                                            .vcpus = machine_.config_.cpus,
+                                                            .late = reads_.get()});
   running_ = saver_.get();
   if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+}
+
+/** Leaves no disk request in flight, or none that the pause cannot bear. */
+void LiveSave::quietenDisks() {
+  Platform& platform = machine_.platform_;
+  platform.hold();
+  const auto prepare = [this] {
+    return reads_->prepare(
+        [this](BlockId block, const std::byte* raw) { saver_->late(block, raw); });
+  };
+  if (request_.inFlight) platform.keepInFlight(kDrainTimeout, reads_->watcher());
+  if (request_.inFlight && prepare()) return;
+  platform.waitDrained(kDrainTimeout);
 }
 
 void LiveSave::pause() {
@@ -74,8 +97,7 @@ void LiveSave::pause() {
     Platform& platform;
     ~ReleaseDevices() { platform.release(); }
   } devices{machine_.platform_};
-  machine_.platform_.hold();
-  machine_.platform_.waitDrained(kDrainTimeout);
+  quietenDisks();
 
   const auto stopping = Clock::now();
   machine_.quiesce();
@@ -88,6 +110,7 @@ void LiveSave::pause() {
     const Unquiesce guest{machine_};
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
+    machine_.platform_.stop();
     saver_->arm();
     if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
@@ -112,11 +135,12 @@ void LiveSave::pause() {
 void LiveSave::finish() {
   saver_->start();
   try {
-    for (const Switch& disk : switches_) disk.chain->sealFrozen();
+    for (const Switch& disk : switches_) seal(*disk.chain);
     result_.disks = frozenDisks();
     result_.deviceState = frozen_.toJson();
   } catch (...) {
     saver_->cancel();
+    reads_->abandon();
     try {
       saver_->wait();
     } catch (const Error&) {  // the first failure is the one to tell
@@ -129,6 +153,12 @@ void LiveSave::finish() {
   result_.blocks = {saved.vcpu, saved.background, saved.zero, 0};
   result_.faults = saved.faults;
   result_.guestTicks = frozen_.ticks;
+}
+
+void LiveSave::seal(Chain& chain) const {
+  while (!chain.waitFrozen(kSealPoll))
+    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+  chain.sealFrozen();
 }
 
 std::vector<DiskConfig> LiveSave::frozenDisks() const {
@@ -158,7 +188,10 @@ std::string LiveSave::FrozenMachine::toJson() const {
 
 void LiveSave::cancel() {
   cancelled_ = true;
-  if (Saver* saver = running_) saver->cancel();
+  if (Saver* saver = running_) {
+    saver->cancel();
+    reads_->abandon();
+  }
 }
 
 Json LiveSave::progress() const {

@@ -1,11 +1,12 @@
 // One live checkpoint of a machine, in the order of requirement A.
 //
-//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in
-//   their
-//                queues), so that no IO is left for the pause
-//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing
-//   else running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs
-//   sealed
+//   running  A1  redo logs and segment files are made; disk requests are drained, or got ready to
+//                go on across the pause (A14), while new ones wait in their queues: so that no IO
+//                is left for the pause
+//   paused   A2  vCPUs parked, devices stopped, write traces armed, device state copied, disks
+//                switched; nothing else
+//   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs are
+//                sealed, once the writes in flight have reached them
 #pragma once
 
 #include <atomic>
@@ -17,6 +18,7 @@
 #include "checkpoint/saver.h"
 #include "disk/chain.h"
 #include "machine/machine_config.h"
+#include "machine/pending_reads.h"
 
 namespace ckptfs {
 
@@ -26,6 +28,7 @@ class LiveSave {
  public:
   LiveSave(Machine& machine, const CheckpointRequest& request)
       : machine_(machine), request_(request) {}
+  ~LiveSave();
 
   /** Runs it all on the calling thread. Throws Error with traces lifted and the guest running. */
   CheckpointResult run(const std::function<void(uint64_t pauseUs)>& resumed);
@@ -48,7 +51,9 @@ class LiveSave {
 
   void awaitRestore() const;
   void prepare();
+  void quietenDisks();
   void pause();
+  void seal(Chain& chain) const;
   void finish();
   std::vector<DiskConfig> frozenDisks() const;
 
@@ -56,6 +61,7 @@ class LiveSave {
   const CheckpointRequest& request_;
   std::atomic<bool> cancelled_{false};
   std::atomic<Saver*> running_{nullptr};  // for progress and cancel
+  std::shared_ptr<PendingReads> reads_;  // made with the saver; empty if disks are drained
   std::unique_ptr<Saver> saver_;
   std::vector<Switch> switches_;
   FrozenMachine frozen_;

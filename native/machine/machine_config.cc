@@ -68,6 +68,10 @@ MachineConfig parseMachineConfig(const std::string& text) {
       readLayers(item, disk);
       item.at("id").get_to(disk.id);
       item.at("access").get_to(disk.access);
+      if (const auto it = item.find("fault"); it != item.end()) {
+        disk.faults = std::make_shared<Faults>();
+        disk.faults->delay(std::chrono::milliseconds(it->at("delayMs").get<uint32_t>()));
+      }
       config.disks.push_back(std::move(disk));
     }
     return config;
@@ -86,6 +90,10 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
     if (request.codec != "lz4" && request.codec != "none")
       throw Error(Code::usage, "there is no codec " + request.codec + "; use lz4 or none");
     request.oracle = json.value("oracle", false);
+    const std::string drain = json.value("drain", "drain");
+    if (drain != "drain" && drain != "in-flight")
+      throw Error(Code::usage, "there is no way to " + drain + "; use drain or in-flight");
+    request.inFlight = drain == "in-flight";
     for (const Json& item : json.at("redo"))
       request.redo.push_back({item.at("disk"), item.at("path")});
     return request;

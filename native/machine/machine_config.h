@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "base/geometry.h"
 #include "base/json.h"
 #include "disk/chain.h"
+#include "disk/fault_disk.h"
 
 namespace ckptfs {
 
@@ -29,6 +31,8 @@ struct DiskLayers {
 struct DiskConfig : DiskLayers {
   std::string id;
   std::string access;  // readonly | direct | redo
+  /** What the guest's requests to the disk go through, if anything; for tests. */
+  std::shared_ptr<Faults> faults;
 };
 
 struct MachineConfig {
@@ -48,6 +52,7 @@ struct CheckpointRequest {
   std::string codec;
   std::vector<Redo> redo;
   bool oracle = false;
+  bool inFlight = false;  // disk requests go on across the pause, else they are drained before (A14)
 };
 
 struct CheckpointResult {

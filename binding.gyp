@@ -8,7 +8,7 @@
     {
       'target_name': 'ckptfs',
       'sources': [
-        '<!@(node -p "require(\'fs\').readdirSync(\'native\', { recursive: true }).filter((f) => f.endsWith(\'.cc\') && !f.startsWith(\'test/\')).sort().map((f) => \'native/\' + f).join(\' \')")',
+        '<!@(node -p "require(\'fs\').readdirSync(\'native\', { recursive: true }).filter((f) => f.endsWith(\'.cc\') && !/^(test|fuzz)\\//.test(f)).sort().map((f) => \'native/\' + f).join(\' \')")',
       ],
       'include_dirs': ['native'],
       'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', 'NODE_ADDON_API_DISABLE_DEPRECATED'],

@@ -137,6 +137,47 @@ export interface Damage {
   what: string;
 }
 
+/** What long work may be given: to tell how far it is, and to be stopped with CANCELLED. */
+export interface TaskHooks {
+  /** Bytes done, and all of them. */
+  onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** What differs between the memories of two checkpoints. */
+export interface MemoryDiff {
+  memoryBytes: number;
+  /** What is compared as one: the smaller of the two checkpoints' memory blocks. */
+  blockBytes: number;
+  blocks: number;
+  changedBlocks: number;
+  /** Of whole blocks. */
+  changedBytes: number;
+  /** Ascending and apart from one another, at most 10,000: `truncated` says when there are more. */
+  ranges: { offset: number; bytes: number }[];
+  truncated: boolean;
+}
+
+/** What a compaction does, or would do. */
+export interface Compaction {
+  /** Different segments in all checkpoints, and their bytes. */
+  segments: number;
+  segmentBytes: number;
+  /** Those that are replaced. */
+  rewritten: number;
+  rewrittenBytes: number;
+  /** Those that replace them; planned bytes are an upper bound. */
+  written: number;
+  writtenBytes: number;
+  /** Checkpoints whose memory.map changes: their index in what was given, and (when it is done) the
+   *  segments that their new memory.map refers to. */
+  checkpoints: { index: number; segments: string[] }[];
+}
+
+/** Segments that verifications of one run have found whole: they are read once however many checkpoints
+ *  share them. Opaque; made by {@link verifiedSegments}. */
+export type VerifiedSegments = { readonly verified: unique symbol };
+
 interface RawMachine {
   loadFile(path: string, fileOffset: number, bytes: number, address: number): void;
   load(address: number, data: Uint8Array): void;
@@ -158,6 +199,13 @@ interface RawMachine {
   close(): Promise<void>;
 }
 
+/** Work under way in the addon. */
+interface RawTask {
+  result: Promise<string>;
+  cancel(): void;
+}
+type RawProgress = (doneBytes: number, totalBytes: number) => void;
+
 interface Addon {
   Machine: new (
     config: string,
@@ -165,7 +213,16 @@ interface Addon {
   ) => RawMachine;
   openMemoryImage(directory: string): Promise<ByteSource>;
   openDisk(layers: string): Promise<ByteSource>;
-  verifyMemoryImage(directory: string): Promise<string>;
+  verifiedSegments(): VerifiedSegments;
+  verifyMemoryImage(
+    directory: string,
+    verified: VerifiedSegments,
+    onProgress: RawProgress,
+  ): RawTask;
+  diffMemoryImages(before: string, after: string, onProgress: RawProgress): RawTask;
+  planCompaction(directories: string): Promise<string>;
+  compactCheckpoints(targets: string, onProgress: RawProgress): RawTask;
+  exchangeDirectories(one: string, other: string): Promise<void>;
   verifyRedoLog(path: string, bytes: number): Promise<string>;
   createRedoLog(layers: string, path: string): Promise<void>;
   fileIdentity(path: string): string;
@@ -198,6 +255,28 @@ async function callAsync<T>(body: () => Promise<T>): Promise<T> {
     return await body();
   } catch (error) {
     throw wrapped(error);
+  }
+}
+
+/** Runs work of the addon to its end, which its hooks may bring about early. */
+async function runTask<T>(
+  hooks: TaskHooks,
+  start: (onProgress: RawProgress) => RawTask,
+): Promise<T> {
+  if (hooks.signal?.aborted) throw new CkptError('CANCELLED', 'cancelled');
+  let running = true;
+  const task = call(() =>
+    start((done, total) => {
+      if (running) hooks.onProgress?.(done, total);
+    }),
+  );
+  const cancel = (): void => task.cancel();
+  hooks.signal?.addEventListener('abort', cancel);
+  try {
+    return JSON.parse(await callAsync(() => task.result)) as T;
+  } finally {
+    running = false;
+    hooks.signal?.removeEventListener('abort', cancel);
   }
 }
 
@@ -350,9 +429,51 @@ export async function openDisk(layers: DiskLayers): Promise<ByteSource> {
   return source(await callAsync(() => addon().openDisk(JSON.stringify(layers))));
 }
 
-/** Reads and checks every byte of memory.map and its segments. */
-export async function verifyMemoryImage(directory: string): Promise<Damage[]> {
-  return JSON.parse(await callAsync(() => addon().verifyMemoryImage(directory))) as Damage[];
+/** For the verifications of one run. */
+export function verifiedSegments(): VerifiedSegments {
+  return addon().verifiedSegments();
+}
+
+/** Reads and checks every byte of memory.map and its segments; of segments that are in `verified` already,
+ *  all but the bodies. */
+export function verifyMemoryImage(
+  directory: string,
+  hooks: TaskHooks & { verified?: VerifiedSegments | undefined } = {},
+): Promise<Damage[]> {
+  const verified = hooks.verified ?? verifiedSegments();
+  return runTask(hooks, (onProgress) => addon().verifyMemoryImage(directory, verified, onProgress));
+}
+
+/** Compares the memories in two checkpoint directories; progress in bytes of memory. USAGE when they are
+ *  not of the same size. */
+export function diffMemoryImages(
+  before: string,
+  after: string,
+  hooks: TaskHooks = {},
+): Promise<MemoryDiff> {
+  return runTask(hooks, (onProgress) => addon().diffMemoryImages(before, after, onProgress));
+}
+
+/** What compacting all checkpoints of a VM, given by directory, would do. */
+export async function planCompaction(directories: string[]): Promise<Compaction> {
+  const text = await callAsync(() => addon().planCompaction(JSON.stringify(directories)));
+  return JSON.parse(text) as Compaction;
+}
+
+/** Makes `staging` of each checkpoint that changes, with its new memory.map and new segments; the rest,
+ *  and the removal of staging directories after a failure, is the caller's. */
+export function compactCheckpoints(
+  targets: { directory: string; staging: string }[],
+  hooks: TaskHooks = {},
+): Promise<Compaction> {
+  return runTask(hooks, (onProgress) =>
+    addon().compactCheckpoints(JSON.stringify(targets), onProgress),
+  );
+}
+
+/** Lets two directories of one filesystem change names, at once. UNSUPPORTED where it cannot. */
+export function exchangeDirectories(one: string, other: string): Promise<void> {
+  return callAsync(() => addon().exchangeDirectories(one, other));
 }
 
 /** Reads and checks every byte of a sealed redo log that must have exactly `bytes` bytes. */

@@ -3,10 +3,14 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 
+#include "base/exchange.h"
 #include "base/lock_file.h"
 #include "binding/arguments.h"
 #include "binding/async.h"
 #include "binding/source.h"
+#include "binding/task.h"
+#include "checkpoint/compact.h"
+#include "checkpoint/diff.h"
 #include "checkpoint/memory_image.h"
 #include "checkpoint/verify.h"
 #include "disk/chain.h"
@@ -53,11 +57,85 @@ Napi::Value openDisk(Info info) {
       wrapSource);
 }
 
+/** What is shared by the verifications of one run. */
+Napi::Value verifiedSegments(Info info) {
+  auto* const shared = new std::shared_ptr<VerifiedSegments>(std::make_shared<VerifiedSegments>());
+  return Napi::External<std::shared_ptr<VerifiedSegments>>::New(
+      info.Env(), shared, [](Napi::Env, auto* last) { delete last; });
+}
+
 Napi::Value verifyMemoryImage(Info info) {
+  const auto verified =
+      *info[1].As<Napi::External<std::shared_ptr<VerifiedSegments>>>().Data();
+  return runTask(
+      info.Env(), info[2].As<Napi::Function>(),
+      [directory = textAt(info, 0), verified](Progress& progress) {
+        return toText(
+            ckptfs::verifyMemoryImage(directory, progress, {.verified = verified.get()}));
+      },
+      asString);
+}
+
+Napi::Value diffMemoryImages(Info info) {
+  return runTask(
+      info.Env(), info[2].As<Napi::Function>(),
+      [before = textAt(info, 0), after = textAt(info, 1)](Progress& progress) {
+        const MemoryDiff diff = ckptfs::diffMemoryImages(before, after, progress);
+        Json ranges = Json::array();
+        for (const MemoryDiff::Range& range : diff.ranges)
+          ranges.push_back({{"offset", range.offset}, {"bytes", range.bytes}});
+        return Json{{"memoryBytes", diff.memoryBytes},   {"blockBytes", diff.blockBytes},
+                    {"blocks", diff.blocks},             {"changedBlocks", diff.changedBlocks},
+                    {"changedBytes", diff.changedBytes}, {"ranges", std::move(ranges)},
+                    {"truncated", diff.truncated}}
+            .dump();
+      },
+      asString);
+}
+
+std::string toText(const Compaction& compaction) {
+  Json checkpoints = Json::array();
+  for (const Compaction::Checkpoint& checkpoint : compaction.checkpoints)
+    checkpoints.push_back({{"index", checkpoint.index}, {"segments", checkpoint.segments}});
+  return Json{{"segments", compaction.segments},
+              {"segmentBytes", compaction.segmentBytes},
+              {"rewritten", compaction.rewritten},
+              {"rewrittenBytes", compaction.rewrittenBytes},
+              {"written", compaction.written},
+              {"writtenBytes", compaction.writtenBytes},
+              {"checkpoints", std::move(checkpoints)}}
+      .dump();
+}
+
+Napi::Value planCompaction(Info info) {
   return runAsync(
       info.Env(),
-      [directory = textAt(info, 0)] { return toText(ckptfs::verifyMemoryImage(directory)); },
+      [text = textAt(info, 0)] {
+        return toText(ckptfs::planCompaction(Json::parse(text).get<std::vector<std::string>>()));
+      },
       asString);
+}
+
+Napi::Value compactCheckpoints(Info info) {
+  return runTask(
+      info.Env(), info[1].As<Napi::Function>(),
+      [text = textAt(info, 0)](Progress& progress) {
+        std::vector<CompactionTarget> targets;
+        for (const Json& target : Json::parse(text))
+          targets.push_back({target.at("directory"), target.at("staging")});
+        return toText(ckptfs::compactCheckpoints(targets, progress));
+      },
+      asString);
+}
+
+Napi::Value exchangeDirectories(Info info) {
+  return runAsync(
+      info.Env(),
+      [one = textAt(info, 0), other = textAt(info, 1)] {
+        ckptfs::exchangeDirectories(one, other);
+        return std::monostate{};
+      },
+      AsUndefined{});
 }
 
 Napi::Value verifyRedo(Info info) {
@@ -106,7 +184,12 @@ void defineFiles(Napi::Env env, Napi::Object exports) {
   };
   define("openMemoryImage", openMemoryImage);
   define("openDisk", openDisk);
+  define("verifiedSegments", verifiedSegments);
   define("verifyMemoryImage", verifyMemoryImage);
+  define("diffMemoryImages", diffMemoryImages);
+  define("planCompaction", planCompaction);
+  define("compactCheckpoints", compactCheckpoints);
+  define("exchangeDirectories", exchangeDirectories);
   define("verifyRedoLog", verifyRedo);
   define("createRedoLog", createRedoLog);
   define("fileIdentity", fileIdentity);

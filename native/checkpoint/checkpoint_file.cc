@@ -33,11 +33,12 @@ CheckpointFile::~CheckpointFile() {
   if (fd_ >= 0) close(fd_);
 }
 
-uint64_t CheckpointFile::bytes() const {
+FileIdentity CheckpointFile::identity() const {
   struct stat info;
   if (fstat(fd_, &info) != 0) throwErrno(errno, "cannot stat " + path_);
   if (!S_ISREG(info.st_mode)) throw Error(Code::damaged, path_ + ": not a regular file");
-  return static_cast<uint64_t>(info.st_size);
+  return {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size),
+          info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
 }
 
 int CheckpointFile::tryRead(uint64_t offset, std::span<std::byte> into) const noexcept {

@@ -5,12 +5,22 @@
 
 #include <sys/uio.h>
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 
 namespace ckptfs {
+
+/** Which file, and in which state: equal for hard links, not for copies nor after a change. */
+struct FileIdentity {
+  uint64_t device;
+  uint64_t inode;
+  uint64_t bytes;
+  int64_t modifiedNs;
+  auto operator<=>(const FileIdentity&) const = default;
+};
 
 class CheckpointFile {
  public:
@@ -24,7 +34,9 @@ class CheckpointFile {
   CheckpointFile& operator=(const CheckpointFile&) = delete;
 
   const std::string& path() const noexcept { return path_; }
-  uint64_t bytes() const;
+  /** Throws Error(damaged) for what is not a regular file. */
+  FileIdentity identity() const;
+  uint64_t bytes() const { return identity().bytes; }
   /** 0, an errno, or kShort when the file ends first. */
   static constexpr int kShort = -1;
   int tryRead(uint64_t offset, std::span<std::byte> into) const noexcept;

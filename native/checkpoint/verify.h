@@ -1,26 +1,31 @@
 // Verification: reads every byte of a checkpoint's memory.map and segments and reports what is
-// wrong.
+// wrong (requirement F5).
 #pragma once
 
-#include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "base/progress.h"
+#include "checkpoint/segment_check.h"
+
 namespace ckptfs {
 
-/** One damaged place. */
-struct Damage {
-  std::string file;  // path
-  std::string what;
+struct VerifyOptions {
+  /** Segments that need not be read again, to which whole ones are added; null: none. */
+  VerifiedSegments* verified = nullptr;
+  unsigned threads = 2;  // each checks a segment at a time
 };
 
-/** At most this many places are reported; the last one then says that there are more. */
-inline constexpr size_t kMaxDamages = 100;
-
 /** Checks the memory image in `directory`; empty when every byte is as it was written. Damage and
- *  unreadable files are reported, not thrown. `onProgress` is told the bytes read so far. */
-std::vector<Damage> verifyMemoryImage(const std::string& directory,
-                                      const std::function<void(uint64_t)>& onProgress = {});
+ *  unreadable files are reported, not thrown; Error(cancelled) is. `progress` counts bytes of the
+ *  files. */
+std::vector<Damage> verifyMemoryImage(const std::string& directory, Progress& progress,
+                                      const VerifyOptions& options = {});
+
+/** Without progress. */
+inline std::vector<Damage> verifyMemoryImage(const std::string& directory) {
+  Progress progress;
+  return verifyMemoryImage(directory, progress);
+}
 
 }  // namespace ckptfs

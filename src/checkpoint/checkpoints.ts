@@ -40,11 +40,36 @@ export interface Checkpoint {
 }
 
 /**
+ * Runs `work` on a checkpoint directory, and once more when it failed (`failed` says so of its result, or it
+ * threw) while a compaction put another directory of the same contents in its place.
+ */
+export async function steadily<T>(
+  directory: string,
+  work: () => Promise<T>,
+  failed: (result: T) => boolean = () => false,
+): Promise<T> {
+  const inode = async () => (await stat(directory).catch(() => undefined))?.ino;
+  const before = await inode();
+  const replaced = async () => before !== undefined && ![before, undefined].includes(await inode());
+  try {
+    const result = await work();
+    if (!failed(result) || !(await replaced())) return result;
+  } catch (error) {
+    if (!(await replaced())) throw error;
+  }
+  return work();
+}
+
+/**
  * Opens a checkpoint directory, fail-closed: the manifest, the presence and size of every file, and the
  * contents of the small ones are checked before anything is used. The contents of segments and redo logs
  * are checked block by block whenever they are read. NOT_FOUND, DAMAGED, UNSUPPORTED.
  */
-export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+export function openCheckpoint(directory: string): Promise<Checkpoint> {
+  return steadily(directory, () => readCheckpoint(directory));
+}
+
+async function readCheckpoint(directory: string): Promise<Checkpoint> {
   const manifest = await readManifest(directory);
   const tree = await walkTree(directory);
   for (const file of manifest.files) {

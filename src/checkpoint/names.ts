@@ -15,6 +15,8 @@ const idPrefixPattern = /^[0-9a-f]{4,32}$/;
 export const latestName = 'latest';
 /** What unpublished and half-removed checkpoint directories start with. */
 export const temporaryPrefix = '.tmp-';
+/** What the compacted checkpoints that are yet to be exchanged, and the exchanged ones, start with. */
+export const compactionPrefix = `${temporaryPrefix}compact-`;
 
 export function isName(text: string): boolean {
   return namePattern.test(text) && text !== latestName;

@@ -35,7 +35,8 @@ import {
   memoryMapFile,
   writeManifest,
 } from './manifest.js';
-import { newId, temporaryPrefix } from './names.js';
+import { cleanCompactions } from './compact_lock.js';
+import { compactionPrefix, newId, temporaryPrefix } from './names.js';
 import type { Store } from './store.js';
 
 const debug = createDebug('ckptfs:publish');
@@ -109,14 +110,7 @@ export class Publication {
     if (draft.id !== this.id || draft.name !== this.name || draft.vm !== this.vm) {
       throw new Error('the manifest is of another checkpoint');
     }
-    const { files, directories } = await describe(this.directory);
-    const { manifest, text } = writeManifest(draft, files);
-    for (const file of files) await syncPath(join(this.directory, file.path));
-    await writeDurable(join(this.directory, manifestTemporary), text);
-    await rename(join(this.directory, manifestTemporary), join(this.directory, manifestFile));
-    for (const directory of directories) await syncPath(join(this.directory, directory));
-    await syncPath(this.directory);
-    return manifest;
+    return sealDirectory(this.directory, draft);
   }
 
   async #rename(): Promise<void> {
@@ -144,6 +138,18 @@ function taken(vm: string, name: string): CkptError {
   );
 }
 
+/** Writes the manifest of all files in `directory` and makes all of it durable, the manifest last. */
+export async function sealDirectory(directory: string, draft: ManifestDraft): Promise<Manifest> {
+  const { files, directories } = await describe(directory);
+  const { manifest, text } = writeManifest(draft, files);
+  for (const file of files) await syncPath(join(directory, file.path));
+  await writeDurable(join(directory, manifestTemporary), text);
+  await rename(join(directory, manifestTemporary), join(directory, manifestFile));
+  for (const inner of directories) await syncPath(join(directory, inner));
+  await syncPath(directory);
+  return manifest;
+}
+
 /** The manifest's list of files, by path, with checksums of those that carry none inside. */
 async function describe(
   directory: string,
@@ -168,9 +174,10 @@ async function describe(
  */
 export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
   const [checkpoints, home] = [store.checkpointsDirectory(vm), store.vmDirectory(vm)];
+  // A compaction may be under way; it clears up after itself and others of its kind.
   const leftovers = [
     ...(await namesIn(checkpoints))
-      .filter((name) => name.startsWith(temporaryPrefix))
+      .filter((name) => name.startsWith(temporaryPrefix) && !name.startsWith(compactionPrefix))
       .map((name) => join(checkpoints, name)),
     ...(await namesIn(home))
       .filter((name) => replacementPattern.test(name))
@@ -180,5 +187,5 @@ export async function cleanUnpublished(store: Store, vm: string): Promise<number
     debug('removing leftover %s', path);
     await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));
   }
-  return leftovers.length;
+  return leftovers.length + (await cleanCompactions(store, vm));
 }

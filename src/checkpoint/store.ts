@@ -4,6 +4,7 @@
  *   <store>/ckptfs.json                        {"format": 1}: says that this is a store
  *   <store>/vms/<vm>/config.json               the validated configuration
  *   <store>/vms/<vm>/lock                      flock held by the VM's process; the pid inside is a hint
+ *   <store>/vms/<vm>/compact.lock              flock held while checkpoints are compacted (compact_lock.ts)
  *   <store>/vms/<vm>/control.sock              the VM's control socket
  *   <store>/vms/<vm>/status.json, console.log  the last known status, what a detached guest printed
  *   <store>/vms/<vm>/disks/<id>/<n>.redo       live redo logs, oldest first by number
@@ -12,6 +13,7 @@
  *
  * Ownership: everything below vms/<vm>/ but published checkpoints is written by the holder of the VM's
  * lock alone. Published checkpoints never change; any process may read them, and remove them by a rename.
+ * The holder of compact.lock may exchange one for another of the same contents.
  * A Store value is only paths and may be shared freely.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
@@ -62,6 +64,10 @@ export class Store {
 
   lockFile(vm: string): string {
     return join(this.vmDirectory(vm), 'lock');
+  }
+
+  compactionLock(vm: string): string {
+    return join(this.vmDirectory(vm), 'compact.lock');
   }
 
   statusFile(vm: string): string {

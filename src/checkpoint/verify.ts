@@ -9,7 +9,7 @@ import { CkptError, toCkptError } from '../errors.js';
 import * as addon from '../native.js';
 import type { Damage } from '../native.js';
 import { sha256File, type Tree, walkTree } from './files.js';
-import { checkpointBytes } from './checkpoints.js';
+import { checkpointBytes, steadily } from './checkpoints.js';
 import {
   type Manifest,
   type ManifestDisk,
@@ -28,15 +28,25 @@ export interface VerifyOptions {
   /** Bytes checked so far, and all there are. */
   onProgress?: (doneBytes: number, totalBytes: number) => void;
   signal?: AbortSignal | undefined;
+  /** Shared by the verifications of a run: segments that several checkpoints have are read once. */
+  verified?: addon.VerifiedSegments | undefined;
   /** In the place of the addon, for tests. */
   native?: VerifyNative;
 }
 
 /** Checks a checkpoint directory; resolves with all damage found, none when it is whole. */
-export async function verifyCheckpoint(
+export function verifyCheckpoint(
   directory: string,
   options: VerifyOptions = {},
 ): Promise<Damage[]> {
+  return steadily(
+    directory,
+    () => verifyDirectory(directory, options),
+    (damage) => damage.length > 0,
+  );
+}
+
+async function verifyDirectory(directory: string, options: VerifyOptions): Promise<Damage[]> {
   const native = options.native ?? addon;
   const found: Damage[] = [];
   /** Runs one check; what it throws is damage to `file`. */
@@ -69,8 +79,15 @@ export async function verifyCheckpoint(
     advance(file.bytes);
   }
   if (present(memoryMapFile)) {
-    await check(memoryMapFile, () => native.verifyMemoryImage(directory));
-    advance(segmentBytes(manifest));
+    const memoryBytes = segmentBytes(manifest);
+    const hooks = {
+      ...{ signal: options.signal, verified: options.verified },
+      // The map has been counted above.
+      onProgress: (bytes: number, total: number) =>
+        options.onProgress?.(doneBytes + Math.max(0, bytes - total + memoryBytes), totalBytes),
+    };
+    await check(memoryMapFile, () => native.verifyMemoryImage(directory, hooks));
+    advance(memoryBytes);
   }
   const bytesOf = new Map(manifest.files.map((file) => [file.path, file.bytes]));
   for (const path of manifest.disks.flatMap((disk) => disk.redo)) {

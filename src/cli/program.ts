@@ -6,6 +6,7 @@
 import { Command } from 'commander';
 import { registerCheckpoint } from './checkpoint.js';
 import { registerCheckpoints } from './checkpoints.js';
+import { registerCompact } from './compact.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
 import { registerDoctor } from './doctor.js';
@@ -55,6 +56,7 @@ export function buildProgram(): Command {
     registerShow,
     registerVerify,
     registerRm,
+    registerCompact,
     registerMount,
     registerUmount,
     registerDoctor,

@@ -10,6 +10,7 @@
 #include "checkpoint/memory_image.h"
 #include "checkpoint/saver.h"
 #include "guest_threads.h"
+#include "image_builder.h"
 #include "temp_directory.h"
 
 using namespace ckptfs;
@@ -99,7 +100,11 @@ TEST_CASE("verify: an intact image has no damage, and every byte of it is read")
   uint64_t bytes = 0, read = 0;
   for (const std::string& file : small.files) bytes += std::filesystem::file_size(file);
   CHECK(small.files.size() == 3);
-  CHECK(verifyMemoryImage(small.directory.path(), [&](uint64_t n) { read = n; }).empty());
+  Progress progress([&](uint64_t done, uint64_t all) {
+    read = done;
+    CHECK(all == bytes);
+  });
+  CHECK(verifyMemoryImage(small.directory.path(), progress).empty());
   CHECK(read == bytes);
 }
 
@@ -198,4 +203,128 @@ TEST_CASE("memory image: several readers at once") {
     });
   readers.clear();
   CHECK(wrong == 0);
+}
+
+namespace {
+
+/** Two checkpoints that share segments, and a copy of the second. */
+struct SharedImages {
+  SharedImages() {
+    Contents memory = someContents(kSmall, 60, 5);
+    writeImage(first, memory, {.geometry = kSmall});
+    for (BlockId block = 0; block < 60; block += 7)
+      fillBlock(memory, kSmall, block, Filling::noise, block);
+    writeImage(second, memory, {.geometry = kSmall, .base = first});
+    std::filesystem::copy(second, copy);
+  }
+  std::string sharedSegment(const std::string& of) const {
+    const MemoryMap map = MemoryMap::read(of + "/" + MemoryMap::kFileName);
+    return of + "/" + map.segments.back().name;
+  }
+  const TempDirectory directory;
+  const std::string first = directory.make("first"), second = directory.make("second"),
+                    copy = directory.make("copy");
+};
+
+std::vector<Damage> verifyWith(VerifiedSegments& verified, const std::string& directory) {
+  Progress progress;
+  return verifyMemoryImage(directory, progress, {.verified = &verified});
+}
+
+/** Changes the map of a checkpoint, which stays one that can be decoded. */
+template <class Change>
+void changeMap(const std::string& directory, Change change) {
+  const std::string path = directory + "/" + MemoryMap::kFileName;
+  MemoryMap map = MemoryMap::read(path);
+  change(map);
+  std::filesystem::remove(path);
+  CheckpointFile::create(path).write(0, std::span<const std::byte>(map.encode()));
+}
+
+}  // namespace
+
+TEST_CASE("verify: bodies of a shared segment are read once in a run, and everything is counted") {
+  const SharedImages images;
+  VerifiedSegments verified;
+  CHECK(verifyWith(verified, images.first).empty());
+  // A body in an IO block that both need: its contents are not looked at again.
+  const MemoryMap map = MemoryMap::read(images.second + "/" + MemoryMap::kFileName);
+  const format::MapIoBlock& io = map.ioBlocks.back();
+  const auto before = std::filesystem::last_write_time(images.sharedSegment(images.second));
+  {
+    const Flipped flipped(images.sharedSegment(images.second),
+                          io.offset + format::bodiesAt(io.count), 1);
+    std::filesystem::last_write_time(images.sharedSegment(images.second), before);
+    CHECK(verifyWith(verified, images.second).empty());
+    VerifiedSegments none;
+    CHECK_FALSE(verifyWith(none, images.second).empty());
+    CHECK_FALSE(none.contains(CheckpointFile::open(images.sharedSegment(images.second)).identity()));
+  }
+  uint64_t done = 0, total = 0;
+  Progress progress([&](uint64_t bytes, uint64_t all) {
+    done = bytes;
+    total = all;
+  });
+  CHECK(verifyMemoryImage(images.second, progress, {.verified = &verified}).empty());
+  CHECK(done == total);
+}
+
+TEST_CASE("verify: a changed file and a copy count as not yet verified") {
+  const SharedImages images;
+  VerifiedSegments verified;
+  CHECK(verifyWith(verified, images.second).empty());
+  for (const std::string& directory : {images.second, images.copy}) {
+    const std::string file = images.sharedSegment(directory);
+    const auto before = std::filesystem::last_write_time(file);
+    const Flipped flipped(file, 5000, 1);
+    std::filesystem::last_write_time(file, before + std::chrono::nanoseconds(
+                                                        directory == images.second ? 1 : 0));
+    const std::vector<Damage> damages = verifyWith(verified, directory);
+    REQUIRE(damages.size() >= 1);
+    CHECK(damages[0].file == file);
+  }
+}
+
+TEST_CASE("verify: what a map says about a verified segment is checked all the same") {
+  using Change = void (*)(MemoryMap&);
+  const Change changes[] = {
+      [](MemoryMap& map) { map.ioBlocks.back().checksum ^= 1; },
+      [](MemoryMap& map) { map.segments.back().id[3] ^= std::byte{1}; },
+      [](MemoryMap& map) { map.segments.back().ioBlocks += 1; },
+      [](MemoryMap& map) { map.blocks[59].checksum ^= 1; },
+      [](MemoryMap& map) { map.blocks[59].flags ^= format::kAlias; },
+      [](MemoryMap& map) {
+        map.blocks[59].codec = format::Codec::lz4;
+        map.blocks[59].stored = 5;
+      },
+      [](MemoryMap& map) { map.ioBlocks.back().bytes = 8192; },
+  };
+  for (const Change& change : changes) {
+    CAPTURE(&change - changes);
+    const SharedImages images;
+    // Block 59 is raw and of the base, so that all changes can be decoded.
+    changeMap(images.second, [](MemoryMap& map) {
+      const auto raw = std::find_if(map.blocks.begin(), map.blocks.end(), [&](const auto& row) {
+        return row.codec == format::Codec::raw &&
+               row.ioBlock == map.ioBlocks.size() - 1;
+      });
+      if (raw == map.blocks.end()) return;
+      map.blocks[59] = *raw;
+      map.blocks[59].flags = format::kAlias;
+      if (raw->flags == 0 && raw - map.blocks.begin() == 59) map.blocks[59].flags = 0;
+    });
+    VerifiedSegments verified;
+    CHECK(verifyWith(verified, images.first).empty());
+    CHECK(verifyWith(verified, images.second).empty());
+    changeMap(images.second, change);
+    CHECK_FALSE(verifyWith(verified, images.second).empty());
+    CHECK_FALSE(verifyMemoryImage(images.second).empty());
+  }
+}
+
+TEST_CASE("verify: cancelled") {
+  const SharedImages images;
+  Progress progress;
+  progress.cancel();
+  CHECK_THROWS_WITH_AS(verifyMemoryImage(images.second, progress), "cancelled", Error);
 }

@@ -14,17 +14,29 @@ export {
   openCheckpoint,
   removeCheckpoint,
 } from './checkpoint/checkpoints.js';
+export { exportFile } from './checkpoint/export.js';
 export type { Manifest } from './checkpoint/manifest.js';
+export { judge, type RetentionRules, type Verdict } from './checkpoint/retention.js';
 export { Store } from './checkpoint/store.js';
 export { verifyCheckpoint } from './checkpoint/verify.js';
 export { CkptError, type ErrorCode } from './errors.js';
 export { mount, type Mount } from './fs/mount.js';
 export { storeView } from './fs/store_view.js';
-export type { ByteSource, Codec, Damage, Geometry, GuestExit } from './native.js';
 export type {
+  ByteSource,
+  Codec,
+  Damage,
+  DrainMode,
+  Geometry,
+  GuestExit,
+  TraceName,
+} from './native.js';
+export type {
+  CheckpointEvent,
   CheckpointRequest,
   CheckpointSummary,
   DiskConfig,
+  ScheduleConfig,
   VmConfig,
   VmStatus,
 } from './types.js';

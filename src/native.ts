@@ -25,7 +25,17 @@ export interface ByteSource {
   close(): void;
 }
 
-export type Codec = 'none' | 'lz4';
+export const codecs = ['none', 'lz4', 'zstd'] as const;
+export type Codec = (typeof codecs)[number];
+
+/** How accesses to guest memory are made to trap; the default comes first (docs/design.md). */
+export const traceNames = ['soft', 'mprotect', 'userfaultfd'] as const;
+export type TraceName = (typeof traceNames)[number];
+
+/** What becomes of disk requests in flight at a checkpoint (requirement A14): completed before the pause,
+ *  or part of the checkpoint. */
+export const drainModes = ['drain', 'in-flight'] as const;
+export type DrainMode = (typeof drainModes)[number];
 
 /** A redo log; `bytes` is the exact size of one that was sealed when it was recorded. */
 export interface RedoLayer {
@@ -59,7 +69,7 @@ export interface NativeMachineConfig {
   memoryBytes: number;
   cpus: number;
   geometry: Geometry;
-  trace: 'mprotect';
+  trace: TraceName;
   disks: NativeDiskConfig[];
 }
 
@@ -69,15 +79,41 @@ export interface GuestExit {
   reason: number;
 }
 
-/** What a live checkpoint needs; the paths are absolute. */
+/** What a checkpoint needs; the paths are absolute. */
 export interface SaveRequest {
-  /** Existing directory, the unpublished checkpoint: receives memory.map and the two segments. */
+  /** Of the checkpoint that is made: what memory is tracked against once the save is good. */
+  id: string;
+  /**
+   * Existing directory, the unpublished checkpoint: receives memory.map and new segments, and holds links
+   * of the base's segments.
+   */
   directory: string;
   codec: Codec;
+  /**
+   * An earlier checkpoint to refer to for blocks that have not changed (requirement F4): its id, and the
+   * directory whose memory.map is read. Memory that is tracked against another one is saved in full.
+   */
+  base?: { id: string; directory: string };
+  /** The guest stays paused afterwards, in state `paused`; one resume() lets it go on (requirement B9). */
+  suspend: boolean;
+  drain: DrainMode;
+  /** Of what background threads save (requirement B6); unlimited when absent. */
+  limitBytesPerSecond?: number;
   /** The redo log that takes each disk's writes from the pause on, created by the addon before it. */
   redo: { disk: string; path: string }[];
   /** Keeps a copy of RAM taken inside the pause, for tests ({@link NativeMachine.oracle}). */
   oracle: boolean;
+}
+
+/** How many memory blocks of a checkpoint came from where. */
+export interface BlockCounts {
+  vcpu: number;
+  background: number;
+  zero: number;
+  /** Unchanged since the base, and referred to there. */
+  parent: number;
+  /** With the contents of another block of the checkpoint. */
+  duplicate: number;
 }
 
 /** What a save did; becomes part of the manifest. Times in µs, sizes in bytes. */
@@ -87,7 +123,11 @@ export interface SaveResult {
   totalUs: number;
   memoryBytes: number;
   storedBytes: number;
-  blocks: { vcpu: number; background: number; zero: number; parent: number };
+  /** Whether it refers to the base for blocks that have not changed. */
+  incremental: boolean;
+  /** Names of the segments that memory.map refers to, the base's included. */
+  segments: string[];
+  blocks: BlockCounts;
   faults: number;
   /** The layers that hold each disk as it was in the pause; absolute paths. */
   disks: (NativeDiskConfig & { parentIdentity: FileIdentity })[];
@@ -97,10 +137,19 @@ export interface SaveResult {
 }
 
 export interface RestoreRequest {
+  /** Of the checkpoint: what memory is tracked against from then on. */
+  id: string;
   /** Checkpoint directory that holds memory.map and its segments. */
   directory: string;
   deviceState: string;
   lazy: boolean;
+  /**
+   * The order in which the guest needed memory after earlier restores (requirement F3): read if it is there,
+   * replaced when this restore is complete.
+   */
+  orderFile?: string;
+  /** Of what background threads load (requirement C8); unlimited when absent. */
+  limitBytesPerSecond?: number;
 }
 
 export interface RestoreProgress {
@@ -123,6 +172,10 @@ export interface MachineStatus {
   faults: number;
   mappings: number;
   guestTicks: string;
+  /** Written since the checkpoint that memory is tracked against; all of RAM when there is none. */
+  dirtyBytes: number;
+  /** The checkpoint that memory is tracked against. */
+  trackedId?: string;
   error?: string;
 }
 
@@ -194,6 +247,7 @@ interface RawMachine {
   consoleInput(data: Uint8Array): void;
   status(): string;
   memory(): ByteSource;
+  savingMemory(): ByteSource;
   disk(id: string): ByteSource;
   oracle(): Buffer;
   close(): Promise<void>;
@@ -361,8 +415,8 @@ export class NativeMachine {
   }
 
   /**
-   * A live checkpoint (A1 to A3). Resolves when memory.map is complete and everything is durable;
-   * `onResumed` is called once the guest runs again. Waits for a lazy restore under way to complete.
+   * A checkpoint (A1 to A3, B9). Resolves when memory.map is complete and everything is durable;
+   * `onResumed` is called when the work of the pause is done: the guest runs again, unless it is suspended.
    */
   async save(request: SaveRequest, onResumed: (pauseUs: number) => void): Promise<SaveResult> {
     const text = await callAsync(() => this.#raw.save(JSON.stringify(request), onResumed));
@@ -401,6 +455,14 @@ export class NativeMachine {
   /** Guest RAM now; a read faults in blocks that a lazy restore has not loaded. */
   memory(): ByteSource {
     return source(call(() => this.#raw.memory()));
+  }
+
+  /**
+   * RAM as the save under way keeps it (requirement F1): there from its pause on; a source that is open
+   * stays readable when the save is complete. USAGE when no save has come so far.
+   */
+  savingMemory(): ByteSource {
+    return source(call(() => this.#raw.savingMemory()));
   }
 
   /** A virtual disk now, merged. */

@@ -2,7 +2,16 @@
  * The nouns that the VM layer shares with the checkpoint store and the commands: plain values and the
  * narrow interfaces of a VM and of a client of one. No code: importing it costs nothing.
  */
-import type { Codec, Geometry, GuestExit, RestoreProgress, SaveProgress } from './native.js';
+import type {
+  BlockCounts,
+  Codec,
+  DrainMode,
+  Geometry,
+  GuestExit,
+  RestoreProgress,
+  SaveProgress,
+  TraceName,
+} from './native.js';
 
 /** One virtual disk as a user asks for it. */
 export interface DiskConfig {
@@ -22,8 +31,28 @@ export interface VmConfig {
   memoryBytes: number;
   cpus: number;
   disks: DiskConfig[];
-  trace: 'mprotect';
+  trace: TraceName;
   geometry: Geometry;
+  /** When it takes checkpoints by itself. */
+  schedule?: ScheduleConfig | undefined;
+}
+
+/** Checkpoints without anybody asking (src/vmm/schedule.ts). */
+export interface ScheduleConfig {
+  everySeconds?: number | undefined;
+  /** When so much memory has been written since the last one. */
+  afterWrittenBytes?: number | undefined;
+  /** How many of the scheduled ones to keep; all when absent. */
+  keep?: number | undefined;
+}
+
+export interface ScheduleStatus extends ScheduleConfig {
+  taken: number;
+  /** Fell due when none could be taken. */
+  missed: number;
+  nextAt?: string;
+  last?: string;
+  lastAt?: string;
 }
 
 /** A configuration file or command-line flags, not yet validated and without the defaults. */
@@ -44,7 +73,15 @@ export interface VmStatus {
   guestTicks: string;
   faults: number;
   mappings: number;
+  /** Memory written since the checkpoint that it is tracked against; all of it when there is none. */
+  dirtyBytes: number;
+  trackedId?: string;
+  /** The checkpoint that the VM is suspended with. */
+  suspended?: { id: string; name: string };
   error?: string;
+  /** The last checkpoint that failed without a caller to be told, until one is published. */
+  lastError?: CheckpointFailure;
+  schedule?: ScheduleStatus;
   exit?: GuestExit;
   /** The save under way. */
   save?: SaveProgress & { id: string; name: string };
@@ -53,12 +90,22 @@ export interface VmStatus {
   mount?: string;
 }
 
+/** How a checkpoint is to be taken; src/checkpoint/request.ts has the defaults and validates. */
 export interface CheckpointRequest {
   /** By default the time of the checkpoint. */
-  name?: string;
-  codec: Codec;
+  name?: string | undefined;
+  /** By default lz4. */
+  codec?: Codec | undefined;
   /** False: answer once the guest runs again; the save goes on in the VM process. */
-  wait: boolean;
+  wait?: boolean | undefined;
+  /** The guest stays paused afterwards. */
+  suspend?: boolean | undefined;
+  /** By default `drain`. */
+  drain?: DrainMode | undefined;
+  /** All of memory is stored, whatever an earlier checkpoint has of it. */
+  full?: boolean | undefined;
+  /** Limit on what background threads store. */
+  limitBytesPerSecond?: number | undefined;
 }
 
 /** The result of `checkpoint`; with `wait: false` only what is known after the pause. */
@@ -71,9 +118,27 @@ export interface CheckpointSummary {
   totalMs?: number;
   memoryBytes: number;
   storedBytes?: number;
-  blocks?: { vcpu: number; background: number; zero: number; parent: number };
+  /** The checkpoint that this one refers to for what has not changed since; null for a full one. */
+  parentId?: string | null;
+  blocks?: BlockCounts;
   faults?: number;
 }
+
+export interface CheckpointFailure {
+  /** Empty when it had none yet. */
+  name: string;
+  code: string;
+  message: string;
+  at: string;
+}
+
+/** What a VM tells of its checkpoints, whoever asked for them. */
+export type CheckpointEvent =
+  | { type: 'published'; checkpoint: CheckpointSummary }
+  /** Nobody waited for it any more. */
+  | { type: 'failed'; failure: CheckpointFailure }
+  /** Fell due by the schedule when none could be taken. */
+  | { type: 'missed'; why: string };
 
 /** The console of a running VM: bytes from the guest, and bytes to it. */
 export interface ConsoleStream {
@@ -90,6 +155,8 @@ export interface VmControl {
   resume(): Promise<void>;
   /** Ends the VM process and resolves when it has released the VM. */
   stop(): Promise<void>;
+  /** Lets a VM whose restore source failed try again. */
+  retry(): Promise<void>;
   checkpoint(
     request: CheckpointRequest,
     onProgress?: (progress: SaveProgress) => void,
@@ -104,11 +171,14 @@ export interface VmProcess {
   on(event: 'console', listener: (data: Buffer) => void): this;
   on(event: 'exit', listener: (exit: GuestExit) => void): this;
   on(event: 'error', listener: (error: Error) => void): this;
+  on(event: 'checkpoint', listener: (event: CheckpointEvent) => void): this;
   /** Runs the guest. */
   start(): Promise<void>;
   /** Serves the control socket. */
   serve(): Promise<void>;
   consoleInput(data: Uint8Array): void;
+  /** Takes a checkpoint because of an event, if one can be taken now (requirement B1). */
+  declareCheckpoint(): void;
   status(): VmStatus;
   restoreProgress(): RestoreProgress | undefined;
   /** Ends the VM as if its plug were pulled; emits `exit`. */

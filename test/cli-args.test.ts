@@ -212,7 +212,7 @@ t.test('every command has help and the documented names', async (t) => {
   const program = buildProgram();
   const names = program.commands.map((command) => command.name());
   const documented =
-    'run list info console pause resume stop rm checkpoint restore checkpoints show verify mount umount doctor version completion';
+    'run list info console pause resume retry stop rm checkpoint restore checkpoints show verify export prune mount umount doctor version completion';
   t.same([...names].sort(), documented.split(' ').sort());
   for (const command of program.commands) t.ok(command.description(), command.name());
   const help = ckptfs(['run', '--help']);
@@ -232,10 +232,21 @@ t.test('wrong usage ends with 2 and one line', async (t) => {
     ['run', '--cpus', '0'],
     ['run', '--disk', 'a,frob'],
     ['run', '--trace', 'magic'],
+    ['run', '--checkpoint-every', '10'],
+    ['run', '--checkpoint-every', '0m'],
+    ['run', '--checkpoint-keep', '0'],
     ['checkpoint', 'vm1', '--compress', 'zip'],
+    ['checkpoint', 'vm1', '--name', '../x'],
+    ['checkpoint', 'vm1', '--live', '--suspend'],
+    ['checkpoint', 'vm1', '--drain', '--in-flight'],
+    ['checkpoint', 'vm1', '--full', '--incremental'],
+    ['checkpoint', 'vm1', '--limit', '0'],
     ['verify'],
     ['verify', 'vm1@x', '--all'],
     ['restore', 'vm1@x', '--lazy', '--eager'],
+    ['prune', 'vm1', '--keep-last', '0'],
+    ['export', 'vm1@x'],
+    ['export', 'vm1@x', '--format', 'vmdk', '-o', 'x'],
     ['completion', 'tcsh'],
   ]) {
     const run = ckptfs(args);
@@ -320,6 +331,30 @@ t.test('listings and lookups of a store without a running VM', async (t) => {
   t.match(run('verify', 'vm1@one'), { status: 4, stdout: /vm1@one: DAMAGED[\s\S]*manifest\.json/ });
   t.match(run('rm', 'vm1@one'), { status: 0, stdout: 'removed vm1@one\n' });
   t.match(run('verify', '--all'), { status: 0, stdout: '' });
+});
+
+t.test('prune says what it keeps and why, and removes the rest', async (t) => {
+  const store = await Store.open(join(await scratch(t), 'store'), { create: true });
+  const run = (...args: string[]) => ckptfs([...args, '--store', store.root]);
+  await store.createVm('vm1');
+  await makeRedo(store, 'vm1');
+  const times = ['2026-01-01T10:00:00', '2026-01-02T10:00:00', '2026-01-02T11:00:00'];
+  for (const [i, time] of times.entries()) {
+    await publish(store, 'vm1', `c${i}`, { createdAt: `${time}.000Z` });
+  }
+  await appendFile(join(store.checkpointDirectory('vm1', 'c0'), 'manifest.json'), ' ');
+  isClearFailure(t, run('prune', 'vm1'), 2, /--keep-last/);
+  isClearFailure(t, run('prune', 'vm9', '--keep-last', '1'), 10, /vm9/);
+  const dry = run('prune', 'vm1', '--keep-daily', '1', '--dry-run');
+  t.match(dry, { status: 0, stdout: /c2 .* keep +daily\nvm1@c1 .* would be removed\n/ });
+  t.match(dry.stdout, /c0 .* keep +damaged/);
+  t.equal(run('checkpoints', '-q').stdout.split('\n').length, 4);
+  const done = run('prune', 'vm1', '--keep-daily', '1', '--keep-last', '1', '--json').objects();
+  const byName = new Map(done.map((row) => [row.name, row]));
+  t.match(byName.get('c2'), { type: 'result', reasons: ['last', 'daily'], removed: false });
+  t.match(byName.get('c1'), { reasons: [], removed: true });
+  t.equal(run('checkpoints', 'vm1', '-q').stdout.split('\n').length, 3);
+  t.match(run('prune', 'vm1', '--keep-last', '1', '-q').stdout, /vm1@c2 keep/);
 });
 
 t.test('a reader that has seen enough is no failure', async (t) => {

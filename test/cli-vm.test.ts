@@ -1,9 +1,12 @@
 /** The commands on a real guest: from run to rm, in the foreground and in the background. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout } from 'node:timers/promises';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
+import { listCheckpointNames } from '../src/checkpoint/checkpoints.js';
 import type { Store } from '../src/checkpoint/store.js';
 import { bareGuest, temporaryStore } from './support/guests.js';
 
@@ -113,6 +116,43 @@ t.test('a VM in the background, from start to removal', async (t) => {
   t.equal((await ckptfs('rm', 'w')).status, 0);
   t.equal((await ckptfs('rm', 'w2')).status, 0);
   t.same(await readdir(store.vmsDirectory()), []);
+});
+
+t.test('suspend and resume, a schedule, and a signal that declares a checkpoint', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  const json = async (...args: string[]) => (await ckptfs(...args, '--json')).objects.at(-1);
+  const schedule = ['--checkpoint-every', '1d', '--checkpoint-keep', '3'];
+  const { pid } = (await json(...endless, '--name', 'w', '--detach', ...schedule)) as {
+    pid: number;
+  };
+  t.match(await json('info', 'w'), { schedule: { everySeconds: 86_400, keep: 3, taken: 0 } });
+  t.match((await ckptfs('info', 'w')).stdout, /schedule: +every 86400 s, 3 kept, 0 taken/);
+  process.kill(pid, 'SIGUSR1');
+  let names: string[] = [];
+  while (names.length === 0) names = await listCheckpointNames(store, 'w');
+  t.match(names, [/^auto-20/]);
+  t.match(await json('checkpoint', 'w', '--name', 'one', '--full', '--suspend'), {
+    state: 'published',
+    parentId: null,
+  });
+  t.match(await json('info', 'w'), { state: 'paused', suspended: { name: 'one' } });
+  process.kill(pid, 'SIGUSR1');
+  while (!(await readFile(store.processLog('w'), 'utf8')).includes('missed')) await setTimeout(20);
+  t.match(await json('resume', 'w'), { state: 'running' });
+  t.match(await json('checkpoint', 'w', '--name', 'two', '--compress', 'none', '--in-flight'), {
+    parentId: /^[0-9a-f]{32}$/,
+  });
+  t.equal((await ckptfs('retry', 'w')).status, 2, 'it has not failed');
+  t.match(await json('stop', 'w'), { state: 'stopped' });
+
+  const file = join(store.root, '..', 'ram');
+  t.match(await json('export', 'w@one', '-o', file), { path: file, bytes: 2 ** 24 });
+  const refused = { status: 1, stderr: /exists already/ };
+  t.match(await ckptfs('export', 'w@one', '-o', file), refused);
+  t.equal((await ckptfs('export', 'w@two', '-o', file, '--force')).status, 0);
+  const shell = `"$0" "$1" export w@two -o - --store "$2" | cmp - "$3"`;
+  const compare = [shell, process.execPath, main, store.root, file];
+  t.equal(spawnSync('/bin/sh', ['-c', ...compare], { encoding: 'utf8' }).stderr, '');
 });
 
 t.test('what a detached start cannot do is told as if it were in the foreground', async (t) => {

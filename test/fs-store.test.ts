@@ -66,7 +66,7 @@ async function makeStore(t: Test): Promise<Store> {
         phasesUs: {},
         totalUs: 1,
         storedBytes: 1,
-        blocks: { vcpu: 0, background: 0, zero: 0, parent: 0 },
+        blocks: { vcpu: 0, background: 0, zero: 0, parent: 0, duplicate: 0 },
         faults: 0,
       },
     });

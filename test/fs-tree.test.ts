@@ -12,6 +12,7 @@ import { SharedSources } from '../src/fs/source.js';
 import { Tree } from '../src/fs/tree.js';
 import { bufferSource, ValueNode } from '../src/fs/value.js';
 import { temporary } from './fs-harness.js';
+import type { SavingView } from '../src/fs/view.js';
 import { makeStore, makeView } from './fs-view.js';
 
 t.test('inode numbers', async (t) => {
@@ -110,6 +111,32 @@ t.test('paths', async (t) => {
     t.match(await tree.stat(`/vms/alpha/${name}`), { mode, inode }, name);
   }
   t.equal((await tree.list('/')).find(({ name }) => name === '..')?.inode, rootInode);
+});
+
+t.test('a checkpoint that is being saved shows its memory, and then all of it', async (t) => {
+  const root = join(await temporary(t), 'store');
+  await makeStore(root);
+  const begunAt = new Date('2026-11-20T10:15:00.250Z');
+  const memory = { bytes: 5, open: () => Promise.resolve(bufferSource(Buffer.from('saved'))) };
+  let saving: SavingView | undefined;
+  const tree = new Tree(makeView(root, { live: true, saving: () => saving }));
+  const errno = (path: string) => tree.stat(path).then(() => 'none', errnoName);
+  const checkpoints = '/vms/alpha/checkpoints';
+  const listed = async (path: string) => (await tree.list(path)).slice(2).map(({ name }) => name);
+  t.equal(await errno(`${checkpoints}/three`), 'ENOENT');
+  saving = { name: 'three', id: '3'.repeat(32), begunAt, memory };
+  t.same(await listed(checkpoints), ['broken', 'latest', 'one', 'three', 'two']);
+  t.same(await listed(`${checkpoints}/three`), ['memory']);
+  t.match(await tree.stat(`${checkpoints}/three/memory`), { bytes: 5, timeMs: begunAt.getTime() });
+  t.equal((await tree.node(`${checkpoints}/three`)).xattrs().get('user.ckptfs.id'), saving.id);
+  t.equal(await (await tree.node(`${checkpoints}/latest`)).target(), 'two', 'not yet the newest');
+  const { source } = await (await tree.node(`${checkpoints}/three/memory`)).open();
+  const text = Buffer.alloc(5);
+  await source.read(text, 0);
+  t.equal(text.toString(), 'saved');
+  saving = { ...saving, name: 'one' };
+  t.same(await listed(checkpoints), ['broken', 'latest', 'one', 'two'], 'just published');
+  t.ok((await listed(`${checkpoints}/one`)).includes('manifest.json'));
 });
 
 t.test('names of the store that cannot be names', async (t) => {

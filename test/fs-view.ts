@@ -3,7 +3,7 @@ import { link, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CkptError } from '../src/errors.js';
 import { bufferSource } from '../src/fs/value.js';
-import type { CheckpointView, SourceFile, StoreView, VmView } from '../src/fs/view.js';
+import type { CheckpointView, SavingView, SourceFile, StoreView, VmView } from '../src/fs/view.js';
 import type { ByteSource } from '../src/native.js';
 
 export const memoryBytes = 4 << 20;
@@ -108,7 +108,7 @@ export async function makeStore(root: string): Promise<void> {
 /** The view over makeStore()'s directory; with `live`, alpha is live and its RAM differs at every read. */
 export function makeView(
   root: string,
-  options: { live?: boolean; counts?: Counts } = {},
+  options: { live?: boolean; counts?: Counts; saving?: () => SavingView | undefined } = {},
 ): StoreView {
   const counts = options.counts ?? { opened: 0, closed: 0 };
   const checkpoints = [checkpoint(root, counts, 'one', 1), checkpoint(root, counts, 'two', 2)];
@@ -135,7 +135,13 @@ export function makeView(
       return Promise.resolve(checkpoints.find((candidate) => candidate.name === name));
     },
     ...(options.live
-      ? { live: { memory: now, disks: new Map([['vda', pattern(counts, 20, diskBytes)]]) } }
+      ? {
+          live: {
+            memory: now,
+            disks: new Map([['vda', pattern(counts, 20, diskBytes)]]),
+            saving: options.saving ?? (() => undefined),
+          },
+        }
       : {}),
   };
   return {

@@ -63,7 +63,7 @@ t.test('cut short, grown, reordered and rewritten text is found', async (t) => {
     'in one line': JSON.stringify(value),
     'in another order': `${JSON.stringify({ ...rest, format }, null, 2)}\n`,
     'without a checksum': `${JSON.stringify({ ...value, checksum: undefined }, null, 2)}\n`,
-    'with a key twice': text.replace('"format": 1,', '"format": 1,\n  "format": 1,'),
+    'with a key twice': text.replace('"format": 2,', '"format": 2,\n  "format": 2,'),
     'an array': '[]\n',
     'no object': '1\n',
   })) {
@@ -72,10 +72,15 @@ t.test('cut short, grown, reordered and rewritten text is found', async (t) => {
   t.throws(() => parseManifest(Buffer.from([0xff, 0xfe]), 'm'), { code: 'DAMAGED' }, 'no UTF-8');
 });
 
-t.test('a newer format is told from damage', async (t) => {
+t.test('another format is told from damage', async (t) => {
   const value = JSON.parse(writeManifest(base, files).text) as Record<string, unknown>;
-  const newer = await seal({ ...value, format: 2, more: true });
-  t.throws(() => parseManifest(newer, 'm'), { code: 'UNSUPPORTED', message: /format 2/ });
+  for (const [format, message] of [
+    [3, /format 3.*a newer/],
+    [1, /format 1.*an older/],
+  ] as const) {
+    const other = await seal({ ...value, format, more: true });
+    t.throws(() => parseManifest(other, 'm'), { code: 'UNSUPPORTED', message });
+  }
 });
 
 t.test('sealed nonsense is refused', async (t) => {

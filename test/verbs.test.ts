@@ -2,18 +2,21 @@
  * The verbs of a VM while others are under way: pause, resume, checkpoint, cancel, stop, and the guest's own
  * end. Whatever the order, the guest goes on or has ended, and the store holds whole checkpoints only.
  */
-import { readdir, writeFile } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { findCheckpoint, listCheckpointNames } from '../src/checkpoint/checkpoints.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { CkptError } from '../src/errors.js';
-import type { DiskConfig } from '../src/types.js';
+import { lockFile } from '../src/native.js';
+import type { CheckpointEvent, DiskConfig } from '../src/types.js';
 import { Vm } from '../src/vmm/vm.js';
 import { bareConfig, boot, temporaryDirectory, temporaryStore, Watch } from './support/guests.js';
 
 const mib = 2 ** 20;
+const recursive = { recursive: true };
 
 /** A VM that writes at random, without end. */
 async function writer(t: Test, disks: Partial<DiskConfig>[] = []) {
@@ -89,6 +92,93 @@ t.test('a checkpoint that is cancelled, at whatever moment, is not published', a
   save.catch(() => undefined);
   await vm.close();
   await t.rejects(save, { code: 'CANCELLED' });
+});
+
+t.test('suspended: paused after its checkpoint, until it is resumed', async (t) => {
+  const { store, vm } = await writer(t);
+  const save = vm.checkpoint({ name: 'one', suspend: true });
+  await t.rejects(vm.pause(), { code: 'BUSY' });
+  t.throws(() => vm.resume(), { code: 'BUSY' });
+  const { id } = await save;
+  t.match(vm.status(), { state: 'paused', suspended: { id, name: 'one' }, trackedId: id });
+  const { instructions } = vm.status();
+  t.equal((await vm.checkpoint({ name: 'two', suspend: true })).state, 'published');
+  t.match(vm.status(), { state: 'paused', instructions, suspended: { name: 'two' } });
+  vm.resume();
+  t.notOk('suspended' in vm.status());
+  await goesOn(t, vm);
+  await t.rejects(vm.checkpoint({ name: 'one', suspend: true }), { code: 'EXISTS' });
+  await goesOn(t, vm);
+  // It fails after the pause: its name is taken meanwhile.
+  const taken = () => mkdirSync(join(store.checkpointDirectory('vm', 'three'), 'x'), recursive);
+  await t.rejects(vm.checkpoint({ name: 'three', suspend: true }, { onResumed: taken }), {
+    code: 'EXISTS',
+  });
+  t.notOk('suspended' in vm.status());
+  await goesOn(t, vm);
+});
+
+t.test(
+  'a checkpoint nobody waits for tells of its failure, the next one of its success',
+  async (t) => {
+    const { store, vm } = await writer(t);
+    const events: CheckpointEvent[] = [];
+    vm.on('checkpoint', (event) => events.push(event));
+    const taken = () => mkdirSync(join(store.checkpointDirectory('vm', 'one'), 'x'), recursive);
+    const summary = await vm.checkpoint({ name: 'one', wait: false }, { onResumed: taken });
+    t.equal(summary.state, 'saving');
+    while (events.length === 0) await setImmediate();
+    const failure = { name: 'one', code: 'EXISTS', message: /exists already/, at: /^20/ };
+    t.match(events, [{ type: 'failed', failure }]);
+    t.match(vm.status(), { lastError: failure });
+    await t.rejects(vm.checkpoint({ name: 'one' }), { code: 'EXISTS' });
+    t.equal(events.length, 1, 'who asked is told already');
+    await vm.checkpoint({ name: 'two' });
+    t.match(events[1], { type: 'published', checkpoint: { name: 'two' } });
+    t.notOk('lastError' in vm.status());
+    vm.declareCheckpoint();
+    while (events.length === 2) await setImmediate();
+    t.match(events[2], { type: 'published', checkpoint: { name: /^auto-20/, parentId: String } });
+  },
+);
+
+t.test('scheduled checkpoints: the oldest go, named ones stay', async (t) => {
+  const { store, remove } = await temporaryStore();
+  t.teardown(remove);
+  const schedule = { afterWrittenBytes: 1, keep: 2 };
+  const config = bareConfig('random-writer', 'mib=1', { name: 'vm', schedule });
+  const { vm } = await boot(store, config);
+  t.teardown(() => vm.close());
+  const events: CheckpointEvent[] = [];
+  vm.on('checkpoint', (event) => events.push(event));
+  await vm.checkpoint({ name: 'mine' });
+  while (vm.status().schedule?.taken !== 4) await setTimeout(20);
+  await vm.close();
+  const names = await listCheckpointNames(store, 'vm');
+  const scheduled = names.filter((name) => name.startsWith('auto-'));
+  t.ok(scheduled.length === 2 || scheduled.length === 3, names.join());
+  t.ok(names.includes('mine'));
+  t.same(
+    events.filter(({ type }) => type === 'failed'),
+    [],
+  );
+});
+
+t.test('a name whose VM was cut short before it had a configuration is free', async (t) => {
+  const { store, remove } = await temporaryStore();
+  t.teardown(remove);
+  await store.createVm('vm');
+  await mkdir(join(store.vmDirectory('vm'), 'disks.new'), recursive);
+  const lock = lockFile(store.lockFile('vm'));
+  const config = bareConfig('random-writer', 'mib=1', { name: 'vm' });
+  await t.rejects(Vm.create(store, config), { code: 'EXISTS' }, 'it is just being made');
+  lock?.unlock();
+  const { vm } = await boot(store, config);
+  await vm.close();
+  t.notOk((await readdir(store.vmDirectory('vm'))).includes('disks.new'));
+  await t.rejects(Vm.create(store, config), { code: 'EXISTS' }, 'it is a VM now');
+  await rm(store.configFile('vm'));
+  await (await Vm.create(store, config)).close();
 });
 
 t.test('paused, twice in a row, with seven disks, and right after a restore', async (t) => {

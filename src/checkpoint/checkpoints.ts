@@ -149,9 +149,14 @@ export async function listCheckpointNames(store: Store, vm: string): Promise<str
 }
 
 /** A name for a checkpoint that was given none: its time, with a number when that second has one. */
-export async function freeTimeName(store: Store, vm: string, time: Date): Promise<string> {
+export async function freeTimeName(
+  store: Store,
+  vm: string,
+  time: Date,
+  prefix = '',
+): Promise<string> {
   const taken = new Set(await listCheckpointNames(store, vm));
-  const base = timeName(time);
+  const base = `${prefix}${timeName(time)}`;
   for (let number = 1; ; number++) {
     const name = number === 1 ? base : `${base}-${number}`;
     if (!taken.has(name)) return name;
@@ -206,6 +211,22 @@ export async function findCheckpoint(store: Store, text: string): Promise<Checkp
   });
 }
 
+/** The checkpoints of that id, those of `vm` first. Copies of a directory share an id. */
+export async function checkpointsById(
+  store: Store,
+  id: string,
+  vm: string,
+): Promise<CheckpointEntry[]> {
+  const others = (await store.listVms()).filter((other) => other !== vm);
+  const found: CheckpointEntry[] = [];
+  for (const name of [vm, ...others]) {
+    const entries = await listCheckpoints(store, name);
+    found.push(...entries.filter((entry) => entry.manifest?.id === id));
+    if (found.length > 0) break;
+  }
+  return found;
+}
+
 async function findById(store: Store, prefix: string): Promise<CheckpointEntry> {
   const entries = await listAllCheckpoints(store);
   const [first, ...others] = entries.filter((entry) => entry.manifest?.id.startsWith(prefix));
@@ -234,6 +255,7 @@ export async function removeCheckpoint(store: Store, entry: CheckpointEntry): Pr
     await syncPath(parent);
     // A VM that starts now clears the leftovers of its directory too: `force` lets both go through.
     await rm(temporary, { recursive: true, force: true, maxRetries: 3 });
+    if (entry.manifest) await rm(store.orderFile(entry.vm, entry.manifest.id), { force: true });
   });
   debug('removed checkpoint %s@%s', entry.vm, entry.name);
 }

@@ -4,7 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { constants, createReadStream } from 'node:fs';
-import { copyFile, link, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { copyFile, link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CkptError, errnoOf, systemError } from '../errors.js';
 
@@ -20,6 +20,11 @@ export async function attempt<T>(what: string, work: () => Promise<T>): Promise<
   } catch (error) {
     throw systemError(error, what);
   }
+}
+
+/** Makes a directory of mode 0700, and those above it, unless it is there. */
+export async function makePrivateDirectory(path: string): Promise<void> {
+  await attempt(`cannot create ${path}`, () => mkdir(path, { recursive: true, mode: 0o700 }));
 }
 
 /** Makes a file's contents, or a directory's entries, durable. */

@@ -10,14 +10,15 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { CkptError } from '../errors.js';
-import { isName } from './names.js';
+import { codecs } from '../native.js';
 import { attempt, readSmallFile } from './files.js';
+import { isName } from './names.js';
 
 export const manifestFile = 'manifest.json';
 export const deviceStateFile = 'device-state.json';
 export const memoryMapFile = 'memory.map';
 
-const formatVersion = 1;
+const formatVersion = 2;
 /** Some KiB in practice; a thousand redo logs take 100 KiB. */
 const maxManifestBytes = 4 << 20;
 const maxFiles = 10_000;
@@ -60,10 +61,11 @@ const schema = z
     name,
     vm: name,
     createdAt: z.iso.datetime(),
+    /** The checkpoint that this one refers to for memory that has not changed; null for a full one. */
     parentId: id.nullable(),
     geometry: z.strictObject({ pageBytes: count, pagesPerBlock: count, blocksPerIoBlock: count }),
     memoryBytes: count,
-    codec: z.enum(['none', 'lz4']),
+    codec: z.enum(codecs),
     cpus: count,
     /** Guest time in the pause, in ticks of 100 ns. */
     guestTicks: decimal,
@@ -77,7 +79,13 @@ const schema = z
       phasesUs: z.record(z.string(), z.number().nonnegative()),
       totalUs: z.number().nonnegative(),
       storedBytes: count,
-      blocks: z.strictObject({ vcpu: count, background: count, zero: count, parent: count }),
+      blocks: z.strictObject({
+        vcpu: count,
+        background: count,
+        zero: count,
+        parent: count,
+        duplicate: count,
+      }),
       faults: count,
     }),
     checksum: z.string(),
@@ -107,6 +115,13 @@ export type ManifestFile = Manifest['files'][number];
 export type ManifestDisk = Manifest['disks'][number];
 /** What a save knows; publishing adds the files and the checksum. */
 export type ManifestDraft = Omit<Manifest, 'format' | 'files' | 'checksum'>;
+
+/** The segments: the files of memory beside its map. */
+export function segmentFiles(manifest: Pick<Manifest, 'files'>): ManifestFile[] {
+  return manifest.files.filter(
+    ({ path }) => !path.includes('/') && path !== deviceStateFile && path !== memoryMapFile,
+  );
+}
 
 function canonical(value: unknown): string {
   return `${JSON.stringify(value, null, 2)}\n`;
@@ -154,10 +169,16 @@ export function parseManifest(bytes: Uint8Array, where: string): Manifest {
   if (Buffer.compare(Buffer.from(canonical(value)), bytes) !== 0) {
     throw damaged(where, 'not in canonical form');
   }
-  if ('format' in value && typeof value.format === 'number' && value.format > formatVersion) {
+  if (
+    'format' in value &&
+    typeof value.format === 'number' &&
+    value.format > 0 &&
+    value.format !== formatVersion
+  ) {
+    const which = value.format > formatVersion ? 'a newer' : 'an older';
     throw new CkptError(
       'UNSUPPORTED',
-      `${where} has format ${value.format}, this version reads ${formatVersion}; use a newer ckptfs`,
+      `${where} has format ${value.format}, this version reads ${formatVersion}; use ${which} ckptfs`,
       { file: where, format: value.format },
     );
   }

@@ -15,6 +15,7 @@ import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError } from '../errors.js';
+import { listCheckpoints } from './checkpoints.js';
 import {
   attempt,
   linkOrCopy,
@@ -169,7 +170,8 @@ async function describe(
 }
 
 /**
- * Removes what saves, removals and replaced files that were cut short left behind. Only for the holder of
+ * Removes what saves, removals and replaced files that were cut short left behind, and what was learnt of
+ * checkpoints that are gone. Only for the holder of
  * the VM's lock that has no save under way: then none of it is alive. Resolves with how many there were.
  */
 export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
@@ -183,6 +185,14 @@ export async function cleanUnpublished(store: Store, vm: string): Promise<number
       .filter((name) => replacementPattern.test(name))
       .map((name) => join(home, name)),
   ];
+  const orders = await namesIn(store.ordersDirectory(vm));
+  if (orders.length > 0) {
+    const entries = await listCheckpoints(store, vm);
+    const kept = new Set(entries.map(({ manifest }) => `${manifest?.id}.order`));
+    // What a damaged checkpoint has had cannot be told any more.
+    const gone = orders.filter((name) => !kept.has(name));
+    leftovers.push(...gone.map((name) => join(store.ordersDirectory(vm), name)));
+  }
   for (const path of leftovers) {
     debug('removing leftover %s', path);
     await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));

@@ -1,17 +1,20 @@
 /**
- * Saving a live checkpoint: the order of requirement A, with the store around it.
+ * Saving a checkpoint: the order of requirement A, with the store around it.
  *
  * The addon does what the guest can feel (pause, traces, segments, memory.map); this module makes the
- * directory, adds the disks' sealed redo logs and the device state, and publishes. On any failure the store
+ * directory, links the base of an incremental one into it (base.ts), adds the disks' sealed redo logs and the
+ * device state, and publishes. On any failure the store
  * is as before; the guest goes on, with its writes in the new redo logs if the switch had happened.
  */
 import { basename } from 'node:path';
 import { CkptError } from '../errors.js';
 import type { NativeMachine, SaveProgress, SaveResult } from '../native.js';
-import type { CheckpointRequest, CheckpointSummary, VmConfig } from '../types.js';
+import type { CheckpointSummary, VmConfig } from '../types.js';
+import { adoptBase, settleSegments } from './base.js';
 import { freeTimeName } from './checkpoints.js';
 import type { Manifest, ManifestDraft } from './manifest.js';
 import { Publication } from './publish.js';
+import type { CompleteRequest } from './request.js';
 import type { Store } from './store.js';
 
 const progressIntervalMs = 100;
@@ -19,13 +22,13 @@ const progressIntervalMs = 100;
 export interface SaveContext {
   store: Store;
   config: VmConfig;
-  machine: NativeMachine;
+  machine: Pick<NativeMachine, 'save' | 'saveProgress' | 'cancelSave' | 'status'>;
   /** Path for the redo log that takes a disk's writes from the pause on. */
   nextRedo(disk: string): Promise<string>;
 }
 
 export interface SaveHooks {
-  /** The guest runs again; the save goes on. */
+  /** The pause is over, or the guest is suspended; the save goes on. */
   onResumed?: (summary: CheckpointSummary) => void;
   onProgress?: (progress: SaveProgress) => void;
   signal?: AbortSignal;
@@ -36,7 +39,7 @@ export interface SaveHooks {
 /** Takes and publishes a checkpoint. Rejects with the store as before. */
 export async function saveCheckpoint(
   context: SaveContext,
-  request: CheckpointRequest,
+  request: CompleteRequest,
   hooks: SaveHooks = {},
 ): Promise<CheckpointSummary> {
   const { store, config, machine } = context;
@@ -54,25 +57,45 @@ export async function saveCheckpoint(
     for (const disk of config.disks) {
       if (!disk.readonly) redo.push({ disk: disk.id, path: await context.nextRedo(disk.id) });
     }
+    const { trackedId } = machine.status();
+    const base =
+      request.full || trackedId === undefined
+        ? undefined
+        : await adoptBase(store, publication, trackedId);
     refuseCancelled(hooks);
     hooks.signal?.addEventListener('abort', cancel);
     const result = await machine.save(
       {
+        id: publication.id,
         directory: publication.directory,
         codec: request.codec,
+        ...(base === undefined ? {} : { base }),
+        suspend: request.suspend,
+        drain: request.drain,
+        ...(request.limitBytesPerSecond === undefined
+          ? {}
+          : { limitBytesPerSecond: request.limitBytesPerSecond }),
         redo,
         oracle: hooks.oracle ?? false,
       },
       (pauseUs) => hooks.onResumed?.({ ...known, state: 'saving', pauseUs }),
     );
     refuseCancelled(hooks); // the abort may have come before the addon had a save to cancel
-    const manifest = await publish(publication, config, createdAt, request, result);
+    await settleSegments(publication, result.segments);
+    const parentId = result.incremental && base !== undefined ? base.id : null;
+    const manifest = await publish(publication, config, {
+      createdAt: createdAt.toISOString(),
+      parentId,
+      codec: request.codec,
+      result,
+    });
     return {
       ...known,
       state: 'published',
       pauseUs: result.pauseUs,
       totalMs: manifest.stats.totalUs / 1000,
       storedBytes: result.storedBytes,
+      parentId,
       blocks: result.blocks,
       faults: result.faults,
     };
@@ -92,9 +115,10 @@ function refuseCancelled(hooks: SaveHooks): void {
 async function publish(
   publication: Publication,
   config: VmConfig,
-  createdAt: Date,
-  request: CheckpointRequest,
-  result: SaveResult,
+  {
+    result,
+    ...known
+  }: Pick<ManifestDraft, 'createdAt' | 'parentId' | 'codec'> & { result: SaveResult },
 ): Promise<Manifest> {
   await publication.write('device-state.json', result.deviceState);
   const disks: ManifestDraft['disks'] = [];
@@ -117,11 +141,11 @@ async function publish(
     id: publication.id,
     name: publication.name,
     vm: publication.vm,
-    createdAt: createdAt.toISOString(),
-    parentId: null,
+    createdAt: known.createdAt,
+    parentId: known.parentId,
     geometry: config.geometry,
     memoryBytes: config.memoryBytes,
-    codec: request.codec,
+    codec: known.codec,
     cpus: config.cpus,
     guestTicks: result.guestTicks,
     config: { ...config },

@@ -8,16 +8,18 @@
  *   <store>/vms/<vm>/control.sock              the VM's control socket
  *   <store>/vms/<vm>/status.json, console.log  the last known status, what a detached guest printed
  *   <store>/vms/<vm>/disks/<id>/<n>.redo       live redo logs, oldest first by number
+ *   <store>/vms/<vm>/orders/<id>.order         in which order restores of checkpoint <id> needed its memory
  *   <store>/vms/<vm>/checkpoints/<name>/       one published checkpoint (checkpoints.ts)
  *   <store>/vms/<vm>/checkpoints/.tmp-<id>/    an unpublished or half-removed one (publish.ts)
  *
  * Ownership: everything below vms/<vm>/ but published checkpoints is written by the holder of the VM's
- * lock alone. Published checkpoints never change; any process may read them, and remove them by a rename.
- * The holder of compact.lock may exchange one for another of the same contents.
+ * lock alone, and orders/, which whoever restores a checkpoint replaces file by file. Published checkpoints
+ * never change; any process may read them, and remove them by a rename. The holder of compact.lock may
+ * exchange one for another of the same contents.
  * A Store value is only paths and may be shared freely.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError } from '../errors.js';
 import { attempt, namesIn, pathExists, readSmallFile, replaceFile, syncPath } from './files.js';
@@ -99,6 +101,15 @@ export class Store {
     return join(this.checkpointsDirectory(vm), checkName('checkpoint', name));
   }
 
+  ordersDirectory(vm: string): string {
+    return join(this.vmDirectory(vm), 'orders');
+  }
+
+  /** What restores of the checkpoint with that id have learnt (requirement F3). */
+  orderFile(vm: string, id: string): string {
+    return join(this.ordersDirectory(vm), `${id}.order`);
+  }
+
   /** The VMs by name. Directories that cannot be VMs are passed over. */
   async listVms(): Promise<string[]> {
     return (await namesIn(this.vmsDirectory())).filter(isName);
@@ -152,6 +163,23 @@ export class Store {
   async readConfig(vm: string): Promise<unknown> {
     await this.needVm(vm);
     return parseJson(await readSmallFile(this.configFile(vm), maxConfigBytes), this.configFile(vm));
+  }
+
+  /** Whether a VM has neither a configuration nor a checkpoint yet: it is being made, or was cut short. */
+  async isUnfinished(vm: string): Promise<boolean> {
+    if (await pathExists(this.configFile(vm))) return false;
+    return !(await namesIn(this.checkpointsDirectory(vm))).some(isName);
+  }
+
+  /** Removes what an unfinished VM has but its lock, which the caller holds. */
+  async clearVm(vm: string): Promise<void> {
+    const directory = this.vmDirectory(vm);
+    const lock = basename(this.lockFile(vm));
+    await attempt(`cannot clear VM ${vm}`, async () => {
+      for (const name of await namesIn(directory)) {
+        if (name !== lock) await rm(join(directory, name), { recursive: true, force: true });
+      }
+    });
   }
 
   /** Removes a VM and all it has, checkpoints included. The caller holds its lock. */

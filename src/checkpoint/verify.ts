@@ -16,6 +16,7 @@ import {
   manifestFile,
   memoryMapFile,
   readManifest,
+  segmentFiles,
 } from './manifest.js';
 
 /** What verification needs of the addon. */
@@ -137,8 +138,7 @@ async function checkSum(path: string, file: string, expected?: string): Promise<
 }
 
 function segmentBytes(manifest: Manifest): number {
-  const segments = manifest.files.filter(({ path }) => /\.(hot|cold)$/.test(path));
-  return segments.reduce((sum, { bytes }) => sum + bytes, 0);
+  return segmentFiles(manifest).reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 /** The parent must be what it was when the checkpoint was taken: the redo logs hold only differences. */

@@ -7,9 +7,11 @@ import type { Store } from '../checkpoint/store.js';
 import { exitCodes } from '../errors.js';
 import type { Mount } from '../fs/mount.js';
 import type { GuestExit, RestoreProgress } from '../native.js';
+import type { CheckpointEvent } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
 import type { Context } from './context.js';
 import { isDetachedChild, reportReady } from './detach.js';
+import { Output } from './output.js';
 import { attachTerminal, consolePrinter } from './terminal.js';
 
 const restorePollMs = 20;
@@ -35,15 +37,22 @@ export async function runProcess(
   options: ProcessOptions,
 ): Promise<number> {
   let mounted: Mount | undefined;
+  const declareCheckpoint = (): void => vm.declareCheckpoint();
   using attachment = isDetachedChild()
     ? undefined
     : attachTerminal((bytes) => vm.consoleInput(bytes));
   try {
-    const ending = watchEnding(context, vm, attachment?.left);
+    // In the background what --json prints goes nowhere; process.log is for people.
+    const output = attachment ? context.output : new Output({ verbose: context.output.verbose });
+    vm.on('checkpoint', (event) => tellCheckpoint(output, vm.name, event));
+    process.on('SIGUSR1', declareCheckpoint);
+    const ending = watchEnding(context, output, vm, attachment?.left);
     if (attachment) vm.on('console', consolePrinter(context, vm.name));
+    if (options.mount !== undefined) await refuseMountpoint(store, options.mount);
     await vm.serve();
-    if (options.mount !== undefined) mounted = await mountVm(context, store, vm, options.mount);
     await vm.start();
+    // A mount takes its time: the guest does not wait for it.
+    if (options.mount !== undefined) mounted = await mountVm(context, store, vm, options.mount);
     if (!attachment) await reportReady(vm.name, store.processLog(vm.name));
     const restored = watchRestore(context, vm);
     const ended = await ending;
@@ -61,6 +70,7 @@ export async function runProcess(
     else context.output.detail(text);
     return exitCodeOf(context, ended, options);
   } finally {
+    process.off('SIGUSR1', declareCheckpoint);
     await mounted?.unmount();
     await vm.close();
   }
@@ -86,18 +96,43 @@ function exitCodeOf(context: Context, ended: Ending, options: ProcessOptions): n
 }
 
 /** Resolves with whatever ends the VM first. Must be called before the VM starts. */
-function watchEnding(context: Context, vm: Vm, left: Promise<void> | undefined): Promise<Ending> {
+function watchEnding(
+  context: Context,
+  output: Output,
+  vm: Vm,
+  left: Promise<void> | undefined,
+): Promise<Ending> {
   return new Promise((resolve) => {
     vm.once('exit', (exit) => resolve({ kind: 'exit', exit }));
     vm.on('error', (error) => {
       // A guest that can go on does; in the background a failed VM stays, to be looked at.
       if (vm.status().state === 'failed' && !isDetachedChild()) resolve({ kind: 'failed', error });
-      else context.output.error(error);
+      else output.error(error);
     });
     void left?.then(() => resolve({ kind: 'left' }));
     context.signal.addEventListener('abort', () => resolve({ kind: 'interrupted' }));
     if (context.signal.aborted) resolve({ kind: 'interrupted' });
   });
+}
+
+/** Tells of a checkpoint, and in any case of one that has failed or was missed. */
+function tellCheckpoint(output: Output, vm: string, { type, ...what }: CheckpointEvent): void {
+  const value = { vm, event: `checkpoint ${type}`, ...what };
+  if ('failure' in what) {
+    const { name, message } = what.failure;
+    output.status(value, `ckptfs: ${vm}${name && `@${name}`}: checkpoint failed: ${message}`);
+  } else if ('why' in what) {
+    output.status(value, `ckptfs: ${vm}: checkpoint missed: ${what.why}`);
+  } else {
+    output.status(value);
+    output.detail(`ckptfs: ${vm}@${what.checkpoint.name}: published`);
+  }
+}
+
+/** Refuses a place that cannot be mounted on before the guest runs. */
+async function refuseMountpoint(store: Store, directory: string): Promise<void> {
+  const { checkMountpoint } = await import('../fs/mount.js');
+  await checkMountpoint(directory, store.root);
 }
 
 async function mountVm(context: Context, store: Store, vm: Vm, directory: string): Promise<Mount> {

@@ -1,6 +1,6 @@
 /** ckptfs info: all that is known of one VM. */
 import type { Command } from 'commander';
-import type { VmStatus } from '../types.js';
+import type { ScheduleStatus, VmStatus } from '../types.js';
 import { withContext } from './context.js';
 import { formatFields } from './output.js';
 import { formatSize, formatUs } from './sizes.js';
@@ -18,7 +18,7 @@ export function registerInfo(program: Command): void {
       withContext(async (context, _options: object, vm: string) => {
         const store = await context.openStore();
         await store.needVm(vm);
-        const summary = await summarizeVm(context, store, vm);
+        const summary = await summarizeVm(store, vm);
         const config = await store.readConfig(vm).catch(() => undefined);
         const { status, ...rest } = summary;
         context.output.result(
@@ -43,15 +43,19 @@ function describeVm({ vm, state, memoryBytes, cpus, checkpoints, status }: VmSum
 }
 
 function describeStatus(status: VmStatus): [string, string | undefined][] {
-  const { save, restore, exit } = status;
+  const { save, restore, exit, suspended, schedule, lastError } = status;
   return [
     ['pid', String(status.pid)],
     ['started', status.startedAt],
     ['guest time', formatUs(Number(status.guestTicks) / ticksPerUs)],
     ['instructions', status.instructions.toLocaleString('en')],
     ['faults', status.faults.toLocaleString('en')],
+    ['written', `${formatSize(status.dirtyBytes)} since ${status.trackedId ?? 'the start'}`],
     ['mount', status.mount],
+    ['suspended', suspended && `with checkpoint ${suspended.name}`],
+    ['schedule', schedule && describeSchedule(schedule)],
     ['error', status.error],
+    ['last failure', lastError && `checkpoint ${lastError.name}: ${lastError.message}`],
     ['ended', exit === undefined ? undefined : `${exit.kind}, reason ${exit.reason}`],
     ['saving', save && `${save.name}, ${save.blocksSaved} of ${save.blocksTotal} memory blocks`],
     [
@@ -62,4 +66,15 @@ function describeStatus(status: VmStatus): [string, string | undefined][] {
           : `from ${restore.id}, ${restore.blocks.demand + restore.blocks.prefetched + restore.blocks.zero} of ${restore.blocks.total} memory blocks so far`),
     ],
   ];
+}
+
+function describeSchedule(schedule: ScheduleStatus): string {
+  const { everySeconds, afterWrittenBytes, keep, taken, missed, nextAt } = schedule;
+  return [
+    ...(everySeconds === undefined ? [] : [`every ${everySeconds} s`]),
+    ...(afterWrittenBytes === undefined ? [] : [`after ${formatSize(afterWrittenBytes)} written`]),
+    ...(keep === undefined ? [] : [`${keep} kept`]),
+    `${taken} taken, ${missed} missed`,
+    ...(nextAt === undefined ? [] : [`next at ${nextAt}`]),
+  ].join(', ');
 }

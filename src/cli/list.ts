@@ -13,7 +13,7 @@ export function registerList(program: Command): void {
         const store = await context.openStore();
         const rows: VmSummary[] = [];
         for (const vm of await store.listVms()) {
-          rows.push({ ...(await summarizeVm(context, store, vm)), status: undefined });
+          rows.push({ ...(await summarizeVm(store, vm)), status: undefined });
         }
         context.output.results(rows, {
           columns: [

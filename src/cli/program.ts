@@ -10,12 +10,15 @@ import { registerCompact } from './compact.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
 import { registerDoctor } from './doctor.js';
+import { registerExport } from './export.js';
 import { registerInfo } from './info.js';
 import { registerList } from './list.js';
 import { registerMount } from './mount.js';
 import { registerPause } from './pause.js';
+import { registerPrune } from './prune.js';
 import { registerRestore } from './restore.js';
 import { registerResume } from './resume.js';
+import { registerRetry } from './retry.js';
 import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
 import { registerShow } from './show.js';
@@ -49,6 +52,7 @@ export function buildProgram(): Command {
     registerConsole,
     registerPause,
     registerResume,
+    registerRetry,
     registerStop,
     registerCheckpoint,
     registerRestore,
@@ -56,6 +60,8 @@ export function buildProgram(): Command {
     registerShow,
     registerVerify,
     registerRm,
+    registerPrune,
+    registerExport,
     registerCompact,
     registerMount,
     registerUmount,

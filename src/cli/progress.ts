@@ -3,7 +3,7 @@
  * A guard: stop() on every path (`using`).
  */
 import type { SingleBar } from 'cli-progress';
-import type { Output } from './output.js';
+import { Output } from './output.js';
 import { formatSize } from './sizes.js';
 
 const statusIntervalMs = 500;
@@ -29,8 +29,14 @@ export class Progress implements Disposable {
     this.#bar = bar;
   }
 
-  /** `action` says what is being done, to amounts of what. */
-  static async begin(output: Output, action: string, unit: ProgressUnit): Promise<Progress> {
+  /** `action` says what is being done, to amounts of what; `silent` when stdout is for something else. */
+  static async begin(
+    output: Output,
+    action: string,
+    unit: ProgressUnit,
+    silent = false,
+  ): Promise<Progress> {
+    if (silent) return new Progress(new Output({ quiet: true }), action, unit, undefined);
     if (output.json || output.quiet || !process.stderr.isTTY) {
       return new Progress(output, action, unit, undefined);
     }

@@ -5,7 +5,7 @@ import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import type { RestoreProgress } from '../native.js';
 import { type Context, withContext } from './context.js';
-import { formatUs } from './sizes.js';
+import { formatUs, parseRate } from './sizes.js';
 
 const pollMs = 50;
 
@@ -17,6 +17,7 @@ export interface RestoreOptions {
   detach?: boolean;
   wait: boolean;
   exitCode?: boolean;
+  limit?: number;
 }
 
 export function registerRestore(program: Command): void {
@@ -27,6 +28,7 @@ export function registerRestore(program: Command): void {
     .option('--name <name>', 'name of the VM (default: the one the checkpoint was taken of)')
     .option('--lazy', 'the guest runs before its memory is loaded (the default)')
     .option('--eager', 'all memory is loaded first')
+    .option('--limit <rate>', 'load no more than that a second in the background', parseRate)
     .option('--mount <dir>', 'serve the VM as files there while it runs')
     .option('--detach', 'run in the background; returns when all memory is loaded')
     .option('--no-wait', 'with --detach: return when the guest runs')
@@ -65,6 +67,7 @@ async function restoreProcess(
   const vm = await Vm.restore(store, entry, {
     ...(options.name === undefined ? {} : { name: options.name }),
     lazy: options.eager !== true,
+    limitBytesPerSecond: options.limit,
   });
   return runProcess(context, store, vm, options);
 }

@@ -2,8 +2,8 @@
 import type { Command } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
-import { type Context, withContext } from './context.js';
-import { lockVm, vmStatus } from './vms.js';
+import { withContext } from './context.js';
+import { lockVm } from './vms.js';
 
 export function registerRm(program: Command): void {
   program
@@ -20,7 +20,7 @@ export function registerRm(program: Command): void {
           await removeVm(store, what, options.force === true);
           context.output.result({ vm: what }, `removed VM ${what}`);
         } else {
-          const removed = await removeOne(context, store, what);
+          const removed = await removeOne(store, what);
           context.output.result(removed, `removed ${removed.vm}@${removed.name}`);
         }
         return undefined;
@@ -49,28 +49,17 @@ function refuseWithCheckpoints(vm: string, names: string[]): void {
 }
 
 async function removeOne(
-  context: Context,
   store: Store,
   reference: string,
 ): Promise<{ vm: string; name: string; id?: string }> {
-  const { findCheckpoint, removeCheckpoint } = await import('../checkpoint/checkpoints.js');
+  const { findCheckpoint } = await import('../checkpoint/checkpoints.js');
+  const { checkpointsBeingLoaded, removeUnlessLoaded } = await import('../vmm/loading.js');
   const { parseReference } = await import('../checkpoint/names.js');
   if (!reference.includes('@') && !/^[0-9a-f]{4,32}$/i.test(reference))
     await store.needVm(reference);
   parseReference(reference);
   const entry = await findCheckpoint(store, reference);
   const id = entry.manifest?.id;
-  for (const vm of await store.listVms()) {
-    const status = await vmStatus(context, store, vm);
-    const restore = typeof status === 'object' ? status.restore : undefined;
-    if (restore !== undefined && restore.id === id && !restore.done) {
-      throw new CkptError(
-        'BUSY',
-        `VM ${vm} is still loading ${entry.vm}@${entry.name}; wait until its restore is complete`,
-        { vm },
-      );
-    }
-  }
-  await removeCheckpoint(store, entry);
+  await removeUnlessLoaded(store, entry, await checkpointsBeingLoaded(store));
   return { vm: entry.vm, name: entry.name, ...(id === undefined ? {} : { id }) };
 }

@@ -4,11 +4,12 @@ import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, systemError } from '../errors.js';
+import { type TraceName, traceNames } from '../native.js';
 import type { DiskConfig, VmConfigInput } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
 import { withContext } from './context.js';
 import { parseDisk } from './disk_option.js';
-import { parseCount, parseSize } from './sizes.js';
+import { parseCount, parseInterval, parseSize } from './sizes.js';
 
 export interface RunOptions {
   name?: string;
@@ -21,7 +22,10 @@ export interface RunOptions {
   disk?: Partial<DiskConfig>[];
   mount?: string;
   detach?: boolean;
-  trace?: 'mprotect';
+  trace?: TraceName;
+  checkpointEvery?: number;
+  checkpointAfterWritten?: number;
+  checkpointKeep?: number;
   exitCode?: boolean;
 }
 
@@ -45,11 +49,26 @@ export function registerRun(program: Command): void {
     )
     .option('--mount <dir>', 'serve the VM as files there while it runs')
     .option('--detach', 'run in the background; its console goes to console.log')
-    .addOption(new Option('--trace <engine>', 'trace engine').choices(['mprotect']))
+    .addOption(
+      new Option(
+        '--trace <engine>',
+        `how accesses to memory are traced (default: ${traceNames[0]})`,
+      ).choices(traceNames),
+    )
+    .option('--checkpoint-every <interval>', 'take a checkpoint every 10m, say', parseInterval)
+    .option(
+      '--checkpoint-after-written <size>',
+      'take one when so much memory has been written since the last',
+      (text) => parseSize(text),
+    )
+    .option('--checkpoint-keep <n>', 'keep the newest n of those (default: all)', (text) =>
+      parseCount(text, 'number of checkpoints', 1),
+    )
     .option('--exit-code', 'end with 0 if the guest powers off with reason 0, else with 1')
     .addHelpText(
       'after',
-      '\nThe console is on stdin and stdout; Ctrl-] on a terminal ends the VM. Without a terminal Ctrl-C does.',
+      '\nThe console is on stdin and stdout; Ctrl-] on a terminal ends the VM. Without a terminal Ctrl-C does.' +
+        '\nSIGUSR1 to the process takes a checkpoint.',
     )
     .action(
       withContext(async (context, options: RunOptions) => {
@@ -93,7 +112,20 @@ export async function readInput(options: RunOptions): Promise<VmConfigInput> {
     ...(cpus === undefined ? {} : { cpus }),
     ...(disk === undefined ? {} : { disks: disk }),
     ...(trace === undefined ? {} : { trace }),
+    ...scheduleOf(options, file),
   };
+}
+
+/** The schedule of the options, over that of the file. */
+function scheduleOf(options: RunOptions, file: VmConfigInput): Pick<VmConfigInput, 'schedule'> {
+  const given = {
+    everySeconds: options.checkpointEvery,
+    afterWrittenBytes: options.checkpointAfterWritten,
+    keep: options.checkpointKeep,
+  };
+  const entries = Object.entries(given).filter(([, value]) => value !== undefined);
+  if (entries.length === 0) return {};
+  return { schedule: { ...file.schedule, ...Object.fromEntries(entries) } };
 }
 
 /** Reads a configuration file; paths in it are relative to it. The VM layer validates the rest. */

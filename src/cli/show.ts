@@ -36,7 +36,7 @@ function describeManifest(
 ): string {
   const { stats, geometry, files, disks } = manifest;
   const blockBytes = geometry.pageBytes * geometry.pagesPerBlock;
-  const { vcpu, background, zero, parent } = stats.blocks;
+  const { vcpu, background, zero, parent, duplicate } = stats.blocks;
   const fields: [string, string | undefined][] = [
     ['checkpoint', name],
     ['id', manifest.id],
@@ -45,7 +45,11 @@ function describeManifest(
     ['cpus', String(manifest.cpus)],
     ['memory', `${formatSize(manifest.memoryBytes)} in blocks of ${formatSize(blockBytes)}`],
     ['stored', `${formatSize(stats.storedBytes)}, compression ${manifest.codec}`],
-    ['blocks', `${vcpu} by vCPUs, ${background} in background, ${zero} zero, ${parent} in parent`],
+    ['parent', manifest.parentId ?? undefined],
+    [
+      'blocks',
+      `${vcpu} by vCPUs, ${background} in background, ${zero} zero, ${duplicate} duplicate, ${parent} in parent`,
+    ],
     ['pause', formatUs(stats.pauseUs)],
     ['total', formatUs(stats.totalUs)],
     ['faults', String(stats.faults)],

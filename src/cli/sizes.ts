@@ -27,6 +27,29 @@ export function parseCount(text: string, what: string, least: number): number {
   );
 }
 
+/** Reads `50M` or `50M/s`: bytes a second, at least 1. */
+export function parseRate(text: string): number {
+  const bytes = parseSize(text.replace(/\/s$/, ''), 'rate');
+  if (bytes > 0) return bytes;
+  throw new CkptError('USAGE', 'a rate of 0 would never end; give a higher one, or none', {
+    value: text,
+  });
+}
+
+const secondsOf: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** Reads `30s`, `10m`, `6h`, `1d`: a whole number of at least 1, and its unit. In seconds. */
+export function parseInterval(text: string): number {
+  const [, number, unit = ''] = /^(\d{1,9})([smhd])$/.exec(text) ?? [];
+  const seconds = Number(number) * (secondsOf[unit] ?? NaN);
+  if (seconds >= 1) return seconds;
+  throw new CkptError(
+    'USAGE',
+    `${JSON.stringify(text)} is not an interval; give a whole number and s, m, h or d, such as 10m`,
+    { value: text },
+  );
+}
+
 /** 1536 → "1.5 KiB"; three significant digits. */
 export function formatSize(bytes: number): string {
   let value = bytes;

@@ -4,10 +4,6 @@ import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import type { FileLock } from '../native.js';
 import type { VmStatus } from '../types.js';
-import type { Context } from './context.js';
-
-/** A VM process that does not answer for so long is hung or stopped. */
-const answerMs = 5000;
 
 /** A VM in a listing. `stopped`: no process has it; `silent`: its process does not answer. */
 export interface VmSummary {
@@ -20,30 +16,11 @@ export interface VmSummary {
   status?: VmStatus | undefined;
 }
 
-/** The status of a VM's process: undefined when no process has the VM, `silent` when it does not answer. */
-export async function vmStatus(
-  context: Context,
-  store: Store,
-  vm: string,
-): Promise<VmStatus | 'silent' | undefined> {
-  const asked = (async () => (await context.connect(store, vm)).status())();
-  const answered = new AbortController();
-  const silent = setTimeout(answerMs, 'silent' as const, { signal: answered.signal });
-  silent.catch(() => undefined);
-  try {
-    return await Promise.race([asked, silent]);
-  } catch (error) {
-    if (error instanceof CkptError && error.code === 'NOT_FOUND') return undefined;
-    throw error;
-  } finally {
-    answered.abort();
-  }
-}
-
-export async function summarizeVm(context: Context, store: Store, vm: string): Promise<VmSummary> {
+export async function summarizeVm(store: Store, vm: string): Promise<VmSummary> {
+  const { askStatus } = await import('../vmm/client.js');
   const { listCheckpointNames } = await import('../checkpoint/checkpoints.js');
   const checkpoints = (await listCheckpointNames(store, vm)).length;
-  const status = await vmStatus(context, store, vm);
+  const status = await askStatus(store, vm);
   if (status === 'silent') return { vm, state: 'silent', checkpoints };
   if (status !== undefined) {
     const { state, pid, memoryBytes, cpus } = status;

@@ -152,7 +152,7 @@ class LiveMount implements Mount {
 }
 
 /** The mountpoint's path without symbolic links, once it is known to be a fit one. */
-async function checkMountpoint(directory: string, store: string): Promise<string> {
+export async function checkMountpoint(directory: string, store: string): Promise<string> {
   const path = await canonicalPath(directory);
   const refuse = (code: 'USAGE' | 'BUSY', why: string): never => {
     throw new CkptError(code, `cannot mount on ${path}: ${why}`, { directory: path });

@@ -31,11 +31,14 @@ import type { CheckpointView, LiveView, SourceFile, StoreView, VmView } from './
 const statusLimitMs = 2000;
 
 /** What the mount needs of the VM that makes it. */
-export type LiveVm = Pick<Vm, 'name' | 'config' | 'memory' | 'disk' | 'status'>;
+export type LiveVm = Pick<
+  Vm,
+  'name' | 'config' | 'memory' | 'disk' | 'status' | 'saving' | 'savingMemory'
+>;
 
 export function storeView(store: Store, vm?: LiveVm): StoreView {
   const manifests = new ManifestCache();
-  const live = vm && liveView(vm);
+  const live = vm && liveView(store, vm);
   return {
     root: store.root,
     live: vm !== undefined,
@@ -137,7 +140,7 @@ function deviceState(directory: string, manifest: Manifest): SourceFile {
   });
 }
 
-function liveView(vm: LiveVm): LiveView {
+function liveView(store: Store, vm: LiveVm): LiveView {
   const disks = vm.config.disks.map(({ id }): [string, SourceFile] => {
     const disk = vm.disk(id);
     const { bytes } = disk;
@@ -150,6 +153,17 @@ function liveView(vm: LiveVm): LiveView {
       open: () => Promise.resolve().then(() => vm.memory()),
     },
     disks: new Map(disks),
+    saving() {
+      const save = vm.saving();
+      if (save === undefined) return undefined;
+      const { id, name, begunAt } = save;
+      const open = async () => {
+        if (vm.saving()?.id === id) return vm.savingMemory();
+        // It has been published since it was looked up.
+        return openMemoryImage(store.checkpointDirectory(vm.name, name));
+      };
+      return { id, name, begunAt, memory: { bytes: vm.config.memoryBytes, open } };
+    },
   };
 }
 

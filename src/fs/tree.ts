@@ -12,7 +12,7 @@ import { FsNode, type Attributes, type Entry, type NodeKind } from './node.js';
 import { SharedSources, SourceNode } from './source.js';
 import { StoredDirectory, storedNode, storedTree, type StoredPath } from './stored.js';
 import { ValueNode } from './value.js';
-import type { CheckpointView, SourceFile, StoreView, VmView } from './view.js';
+import type { CheckpointView, SavingView, SourceFile, StoreView, VmView } from './view.js';
 
 /** vms/<vm>/checkpoints/<name>/image/ is 5 deep; a checkpoint directory holds disks/<id>/<n>.redo. */
 const maxDepth = 16;
@@ -166,17 +166,29 @@ export class Tree {
     return new ListedDirectory(
       timeMs,
       async () => {
-        const names = await vm.checkpointNames();
-        const entries: Entry[] = names.map((name) => ({ name, kind: 'directory' }));
+        // Asked for first: whatever is published meanwhile is among the names.
+        const saving = vm.live?.saving();
+        const names = new Set(await vm.checkpointNames());
+        if (saving) names.add(saving.name);
+        const entries: Entry[] = [...names].map((name) => ({ name, kind: 'directory' }));
         if ((await latest(vm)) !== undefined) entries.push({ name: 'latest', kind: 'symlink' });
         return entries;
       },
       async (name) => {
         if (name === 'latest') return latest(vm);
+        const saving = vm.live?.saving();
         const checkpoint = await vm.checkpoint(name);
-        return checkpoint && this.#checkpoint(checkpoint);
+        if (checkpoint) return this.#checkpoint(checkpoint);
+        return saving?.name === name ? this.#saving(saving) : undefined;
       },
     );
+  }
+
+  /** The key of its memory is that of the published checkpoint: whoever has it open keeps it. */
+  #saving({ id, begunAt, memory }: SavingView): FsNode {
+    const timeMs = begunAt.getTime();
+    const node = this.#source(`${id}:memory`, memory, () => timeMs);
+    return new FixedDirectory(timeMs, [['memory', node]], new Map([['user.ckptfs.id', id]]));
   }
 
   #checkpoint(checkpoint: CheckpointView): FsNode {

@@ -28,10 +28,20 @@ export interface CheckpointView {
   disks: ReadonlyMap<string, SourceFile>;
 }
 
+/** A checkpoint that is being saved: its memory can be read already (requirement F1). */
+export interface SavingView {
+  name: string;
+  id: string;
+  begunAt: Date;
+  memory: SourceFile;
+}
+
 /** A VM whose own process makes the mount. */
 export interface LiveView {
   memory: SourceFile;
   disks: ReadonlyMap<string, SourceFile>;
+  /** The checkpoint under way, from its pause on. */
+  saving(): SavingView | undefined;
 }
 
 export interface VmView {

@@ -6,7 +6,9 @@
  */
 import { open, stat } from 'node:fs/promises';
 import { CkptError } from '../errors.js';
-import { memoryMap } from './devicetree.js';
+import type { NativeMachine } from '../native.js';
+import type { VmConfig } from '../types.js';
+import { describeMachine, flatten, memoryMap } from './devicetree.js';
 
 /** One piece of a file that belongs at a guest-physical address. */
 export interface Piece {
@@ -167,4 +169,20 @@ export async function planBoot(
     );
   }
   return { entry: kernel.entry, pieces, ...(initrd ? { initrd } : {}), deviceTree };
+}
+
+/** Puts what `plan` names, and the device tree, into guest RAM, and the vCPUs in front of it. */
+export function loadGuest(machine: NativeMachine, config: VmConfig, plan: BootPlan): void {
+  for (const { path, fileOffset, bytes, address } of plan.pieces) {
+    machine.loadFile(path, fileOffset, bytes, address);
+  }
+  const tree = describeMachine({
+    memoryBytes: config.memoryBytes,
+    cpus: config.cpus,
+    virtioSlots: config.disks.length + 1,
+    bootargs: config.append,
+    ...(plan.initrd ? { initrd: plan.initrd } : {}),
+  });
+  machine.load(plan.deviceTree, flatten(tree));
+  machine.boot(plan.entry, plan.deviceTree);
 }

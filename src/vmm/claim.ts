@@ -11,13 +11,30 @@ export interface Claim {
   isNew: boolean;
 }
 
-/** Claims a new name. EXISTS when it is taken; nothing is left behind on failure. */
+/**
+ * Claims a new name. EXISTS when it is taken. A name whose VM was cut short before it had a configuration or
+ * a checkpoint is free: whoever gets its lock has it, and what it left is removed.
+ */
 export async function claimNew(store: Store, name: string): Promise<Claim> {
-  await store.createVm(name);
+  let taken: CkptError | undefined;
   try {
-    return { ...claimExisting(store, name), isNew: true };
+    await store.createVm(name);
   } catch (error) {
-    await store.abandonVm(name);
+    if (!(error instanceof CkptError && error.code === 'EXISTS')) throw error;
+    if (!(await store.isUnfinished(name))) throw error;
+    taken = error;
+  }
+  const lock = lockFile(store.lockFile(name));
+  if (lock === undefined) throw taken ?? busy(name);
+  try {
+    // With the lock it can be told from a VM that another process is just making.
+    if (taken !== undefined) {
+      if (!(await store.isUnfinished(name))) throw taken;
+      await store.clearVm(name);
+    }
+    return { lock, isNew: true };
+  } catch (error) {
+    lock.unlock();
     throw error;
   }
 }

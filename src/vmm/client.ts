@@ -4,6 +4,8 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import type { Duplex } from 'node:stream';
+import { setTimeout } from 'node:timers/promises';
+import type { Store } from '../checkpoint/store.js';
 import { CkptError, isErrorCode } from '../errors.js';
 import type { SaveProgress } from '../native.js';
 import type {
@@ -14,6 +16,9 @@ import type {
   VmStatus,
 } from '../types.js';
 import { withSocketPath } from './socket_path.js';
+
+/** A VM process that does not answer for so long is hung or stopped. */
+const answerMs = 5000;
 
 /** Rebuilds the error that the VM process answered with. */
 function remoteError(value: unknown): CkptError {
@@ -55,6 +60,10 @@ export class VmClient implements VmControl {
 
   async stop(): Promise<void> {
     await this.#call('POST', '/stop');
+  }
+
+  async retry(): Promise<void> {
+    await this.#call('POST', '/retry');
   }
 
   async checkpoint(
@@ -141,6 +150,25 @@ export class VmClient implements VmControl {
     const value = await readJson(response);
     if (response.statusCode !== 200) throw remoteError(value);
     return value;
+  }
+}
+
+/** The status of a VM's process: undefined when no process has the VM, `silent` when it does not answer. */
+export async function askStatus(
+  store: Store,
+  vm: string,
+): Promise<VmStatus | 'silent' | undefined> {
+  const answered = new AbortController();
+  const silent = setTimeout(answerMs, 'silent' as const, { signal: answered.signal });
+  silent.catch(() => undefined);
+  try {
+    const asked = VmClient.connect(vm, store.controlSocket(vm)).then((client) => client.status());
+    return await Promise.race([asked, silent]);
+  } catch (error) {
+    if (error instanceof CkptError && error.code === 'NOT_FOUND') return undefined;
+    throw error;
+  } finally {
+    answered.abort();
   }
 }
 

@@ -8,6 +8,7 @@ import { resolve } from 'node:path';
 import { z } from 'zod';
 import { isName } from '../checkpoint/names.js';
 import { CkptError } from '../errors.js';
+import { traceNames } from '../native.js';
 import { memoryMap } from './devicetree.js';
 import type { VmConfig, VmConfigInput } from '../types.js';
 
@@ -34,6 +35,16 @@ const diskSchema = z.strictObject({
   readonly: z.boolean(),
 });
 
+const count = z.int().positive();
+/** setInterval() takes no more than 24 days. */
+const maxIntervalSeconds = 2_000_000;
+
+const scheduleSchema = z.strictObject({
+  everySeconds: count.max(maxIntervalSeconds).optional(),
+  afterWrittenBytes: count.optional(),
+  keep: count.optional(),
+});
+
 /** A complete configuration, as stored in config.json and in manifests. */
 export const vmConfigSchema = z.strictObject({
   name: z.string().refine(isName, 'has characters that a VM name cannot have'),
@@ -47,8 +58,9 @@ export const vmConfigSchema = z.strictObject({
     .max(2 ** 40),
   cpus: z.number().int().min(1).max(32),
   disks: z.array(diskSchema).max(maxDisks),
-  trace: z.literal('mprotect'),
+  trace: z.enum(traceNames),
   geometry: geometrySchema,
+  schedule: scheduleSchema.optional(),
 });
 
 /** Fills in defaults and validates; USAGE names the field and what is wrong with it. */
@@ -57,7 +69,7 @@ export function completeConfig(input: VmConfigInput): VmConfig {
     append: '',
     memoryBytes: 512 * mib,
     cpus: 1,
-    trace: 'mprotect',
+    trace: traceNames[0],
     geometry: defaultGeometry,
     ...input,
     ...(input.kernel === undefined ? {} : { kernel: resolve(input.kernel) }),
@@ -89,6 +101,13 @@ export function completeConfig(input: VmConfigInput): VmConfig {
       'USAGE',
       `memory of ${memoryBytes} bytes is not a whole number of ${blockBytes / 1024} KiB memory blocks; ` +
         `use --memory ${Math.ceil(memoryBytes / mib)}M`,
+    );
+  }
+  const { everySeconds, afterWrittenBytes, keep } = parsed.data.schedule ?? {};
+  if (keep !== undefined && everySeconds === undefined && afterWrittenBytes === undefined) {
+    throw new CkptError(
+      'USAGE',
+      'scheduled checkpoints are to be kept, but none are taken; give --checkpoint-every too',
     );
   }
   const ids = new Set(disks.map((disk) => disk.id));

@@ -3,6 +3,7 @@
  *
  *   GET  /status                    VmStatus
  *   POST /pause  /resume  /stop     {}
+ *   POST /retry                     {}
  *   POST /checkpoint                CheckpointRequest → lines of {type: progress|result|error}
  *   GET  /console                   Upgrade: ckptfs-console → raw bytes both ways
  *
@@ -11,8 +12,7 @@
 import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { z } from 'zod';
-import { isName } from '../checkpoint/names.js';
+import { completeRequest } from '../checkpoint/request.js';
 import { CkptError } from '../errors.js';
 import type { SaveProgress } from '../native.js';
 import type { CheckpointRequest, CheckpointSummary, VmStatus } from '../types.js';
@@ -23,6 +23,7 @@ export interface Controlled {
   status(): VmStatus;
   pause(): Promise<void>;
   resume(): void;
+  retry(): void;
   /** Ends the VM after the answer has been sent. */
   stop(): Promise<void>;
   checkpoint(
@@ -38,12 +39,6 @@ export interface Controlled {
 const maxBodyBytes = 64 << 10;
 /** A console client that does not read is dropped rather than buffered without end. */
 const maxConsoleBacklogBytes = 4 << 20;
-
-const checkpointSchema = z.strictObject({
-  name: z.string().refine(isName, 'cannot name a checkpoint').optional(),
-  codec: z.enum(['none', 'lz4']),
-  wait: z.boolean(),
-});
 
 async function readBody(request: IncomingMessage): Promise<unknown> {
   const chunks: Buffer[] = [];
@@ -78,11 +73,7 @@ async function serveCheckpoint(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  const parsed = checkpointSchema.safeParse(await readBody(request));
-  if (!parsed.success) {
-    throw new CkptError('USAGE', `checkpoint request: ${parsed.error.issues[0]?.message ?? ''}`);
-  }
-  const { name, codec, wait } = parsed.data;
+  const complete = completeRequest((await readBody(request)) as CheckpointRequest);
   const gone = new AbortController();
   response.on('close', () => {
     if (!response.writableEnded) gone.abort();
@@ -94,7 +85,7 @@ async function serveCheckpoint(
   response.writeHead(200, { 'content-type': 'application/jsonl' });
   try {
     const summary = await vm.checkpoint(
-      { ...(name === undefined ? {} : { name }), codec, wait },
+      complete,
       (progress) => line({ type: 'progress', ...progress }),
       gone.signal,
     );
@@ -132,6 +123,9 @@ async function route(
       return reply(response, 200, {});
     case 'POST /resume':
       vm.resume();
+      return reply(response, 200, {});
+    case 'POST /retry':
+      vm.retry();
       return reply(response, 200, {});
     case 'POST /stop':
       reply(response, 200, {});

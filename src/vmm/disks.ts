@@ -10,9 +10,16 @@
  * Owner: the process that holds the VM's lock.
  */
 import { mkdir, rename, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, join } from 'node:path';
 import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
-import { attempt, linkOrCopy, namesIn, pathExists, syncPath } from '../checkpoint/files.js';
+import {
+  attempt,
+  linkOrCopy,
+  makePrivateDirectory,
+  namesIn,
+  pathExists,
+  syncPath,
+} from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
 import { createRedoLog, type NativeDiskConfig, type RedoLayer } from '../native.js';
 import type { DiskConfig, VmConfig } from '../types.js';
@@ -45,7 +52,7 @@ export async function bootDisks(store: Store, config: VmConfig): Promise<NativeD
   const disks: NativeDiskConfig[] = [];
   for (const disk of config.disks) {
     const directory = store.diskDirectory(config.name, disk.id);
-    await makeDirectory(directory);
+    await makePrivateDirectory(directory);
     const redo = await redoLogs(directory);
     if (redo.length === 0 && disk.mode === 'nonpersistent' && !disk.readonly) {
       const path = await nextRedo(directory);
@@ -79,7 +86,7 @@ export async function restoreDisks(
   for (const disk of config.disks) {
     const layers = diskLayers(checkpoint, disk.id);
     const directory = join(fresh, disk.id);
-    await makeDirectory(directory);
+    await makePrivateDirectory(directory);
     const redo: RedoLayer[] = [];
     for (const sealed of layers.redo) {
       const path = join(directory, basename(sealed.path));
@@ -139,10 +146,4 @@ async function settleReplacement(vmDirectory: string): Promise<void> {
     await rm(fresh, { recursive: true, force: true });
     await rm(old, { recursive: true, force: true });
   });
-}
-
-async function makeDirectory(path: string): Promise<void> {
-  await attempt(`cannot create ${dirname(path)}`, () =>
-    mkdir(path, { recursive: true, mode: 0o700 }),
-  );
 }

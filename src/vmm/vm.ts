@@ -6,12 +6,11 @@
  * addon's threads and never waits for JavaScript.
  */
 import { EventEmitter } from 'node:events';
-import { createWriteStream, type WriteStream } from 'node:fs';
 import createDebug from 'debug';
 import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
-import { replaceFile } from '../checkpoint/files.js';
+import { makePrivateDirectory } from '../checkpoint/files.js';
 import { cleanUnpublished } from '../checkpoint/publish.js';
-import { saveCheckpoint, type SaveHooks } from '../checkpoint/save.js';
+import type { SaveHooks } from '../checkpoint/save.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import {
@@ -22,11 +21,10 @@ import {
   NativeMachine,
   type RestoreProgress,
 } from '../native.js';
-import { type BootPlan, planBoot } from './boot.js';
+import { type BootPlan, loadGuest, planBoot } from './boot.js';
 import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
 import { checkDisks, completeConfig } from './config.js';
 import { type ControlServer, serveControl } from './control.js';
-import { describeMachine, flatten } from './devicetree.js';
 import {
   bootDisks,
   keepRestoredDisks,
@@ -34,7 +32,12 @@ import {
   restoreDisks,
   returnReplacedDisks,
 } from './disks.js';
+import { ConsoleLog, StatusFile } from './reports.js';
+import { Saves } from './saves.js';
+import type { Schedule } from './schedule.js';
+import { scheduleOf } from './scheduled.js';
 import type {
+  CheckpointEvent,
   CheckpointRequest,
   CheckpointSummary,
   VmConfig,
@@ -44,20 +47,22 @@ import type {
 } from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
-const maxConsoleLogBacklogBytes = 4 << 20;
 
-/** A checkpoint being saved. */
-interface Save {
-  id: string;
-  name: string;
-  done: Promise<unknown>;
-  cancel: AbortController;
+/** Where a VM goes on from, and how. */
+export interface RestoreOptions {
+  /** By default the VM that the checkpoint was taken of. */
+  name?: string;
+  /** The guest runs before its memory is there. */
+  lazy: boolean;
+  /** Limit on what is loaded in the background. */
+  limitBytesPerSecond?: number | undefined;
 }
 
 interface VmEvents {
   console: [data: Buffer];
   exit: [exit: GuestExit];
   error: [error: Error];
+  checkpoint: [event: CheckpointEvent];
 }
 
 export class Vm extends EventEmitter<VmEvents> implements VmProcess {
@@ -66,15 +71,17 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   readonly #config: VmConfig;
   readonly #claim: Claim;
   readonly #machine: NativeMachine;
-  readonly #consoleLog: WriteStream;
+  readonly #consoleLog: ConsoleLog;
+  readonly #statusFile: StatusFile;
   readonly #startedAt = new Date();
   #server: ControlServer | undefined;
   #exit: GuestExit | undefined;
+  readonly #saves: Saves;
+  readonly #schedule: Schedule;
   #paused = false;
-  #save: Save | undefined;
+  #suspended: { id: string; name: string } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
-  #statusWritten: Promise<void> = Promise.resolve();
   /** Where this process serves its mount, for status; set by whoever mounts. */
   mountpoint: string | undefined;
 
@@ -88,11 +95,19 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
       this.#onEvent(event),
     );
-    this.#consoleLog = createWriteStream(store.consoleLog(config.name), {
-      flags: 'a',
-      mode: 0o600,
-    });
-    this.#consoleLog.on('error', (error) => debug('console.log: %o', error));
+    const tell = (event: CheckpointEvent): void => void this.emit('checkpoint', event);
+    this.#saves = new Saves(
+      {
+        store,
+        config,
+        machine: this.#machine,
+        nextRedo: (disk) => nextRedo(store.diskDirectory(config.name, disk)),
+      },
+      tell,
+    );
+    this.#schedule = scheduleOf(store, config, this.#machine, this.#saves, tell);
+    this.#consoleLog = new ConsoleLog(store.consoleLog(config.name));
+    this.#statusFile = new StatusFile(store.statusFile(config.name));
   }
 
   /** A VM that boots its kernel. EXISTS when the name is taken; nothing is left behind on failure. */
@@ -118,18 +133,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       await cleanUnpublished(store, config.name);
       const vm = new Vm(store, config, claim, await bootDisks(store, config));
       try {
-        for (const { path, fileOffset, bytes, address } of plan.pieces) {
-          vm.#machine.loadFile(path, fileOffset, bytes, address);
-        }
-        const tree = describeMachine({
-          memoryBytes: config.memoryBytes,
-          cpus: config.cpus,
-          virtioSlots: config.disks.length + 1,
-          bootargs: config.append,
-          ...(plan.initrd ? { initrd: plan.initrd } : {}),
-        });
-        vm.#machine.load(plan.deviceTree, flatten(tree));
-        vm.#machine.boot(plan.entry, plan.deviceTree);
+        loadGuest(vm.#machine, config, plan);
         await store.writeConfig(config.name, config);
         return vm;
       } catch (error) {
@@ -141,12 +145,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /**
    * A VM that goes on from a checkpoint: by default as the VM it was taken of, whose disks then go back to
-   * the checkpoint, or as a new VM of another name. With `lazy` the guest runs before its memory is there.
+   * the checkpoint, or as a new VM of another name. What the restore learns of the order in which the guest
+   * needs its memory stays with the VM of `entry`, if that is named.
    */
   static async restore(
     store: Store,
-    entry: Pick<CheckpointEntry, 'directory'>,
-    options: { name?: string; lazy: boolean },
+    entry: Pick<CheckpointEntry, 'directory'> & Partial<CheckpointEntry>,
+    options: RestoreOptions,
   ): Promise<Vm> {
     const begun = process.hrtime.bigint();
     const checkpoint = await openCheckpoint(entry.directory);
@@ -165,10 +170,16 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
           id: manifest.id,
           preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
         };
+        if (entry.vm !== undefined) await makePrivateDirectory(store.ordersDirectory(entry.vm));
         await vm.#machine.restore({
+          id: manifest.id,
           directory: checkpoint.directory,
           deviceState: checkpoint.deviceState,
           lazy: options.lazy,
+          ...(entry.vm === undefined ? {} : { orderFile: store.orderFile(entry.vm, manifest.id) }),
+          ...(options.limitBytesPerSecond === undefined
+            ? {}
+            : { limitBytesPerSecond: options.limitBytesPerSecond }),
         });
         await store.writeConfig(name, config);
         await keepRestoredDisks(store, name);
@@ -188,6 +199,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   /** Runs the guest. */
   async start(): Promise<void> {
     this.#machine.start();
+    this.#schedule.start();
     await this.#writeStatus();
   }
 
@@ -199,6 +211,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         pause: () => this.pause(),
         resume: () => this.resume(),
         stop: () => this.stop(),
+        retry: () => this.retryRestore(),
         checkpoint: (request, onProgress, signal) =>
           this.checkpoint(request, { onProgress, signal }),
         consoleInput: (data) => this.consoleInput(data),
@@ -213,6 +226,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Stops every vCPU at an instruction boundary; guest time stands still. BUSY when paused already. */
   async pause(): Promise<void> {
+    this.#refuseSuspending();
     if (this.#paused) throw new CkptError('BUSY', `VM ${this.name} is paused already`);
     this.#paused = true;
     try {
@@ -224,10 +238,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await this.#writeStatus();
   }
 
+  /** Lets a paused or suspended guest go on. BUSY while it is being suspended. */
   resume(): void {
+    this.#refuseSuspending();
     if (!this.#paused) throw new CkptError('USAGE', `VM ${this.name} is not paused`);
     this.#machine.resume(); // fails while the pause is not complete yet
     this.#paused = false;
+    this.#suspended = undefined;
     void this.#writeStatus();
   }
 
@@ -239,39 +256,26 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.emit('exit', this.#exit);
   }
 
-  /** Takes a live checkpoint and publishes it. BUSY while another one is being saved. */
-  async checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
-    if (this.#save) {
-      throw new CkptError(
-        'BUSY',
-        `VM ${this.name} is saving checkpoint ${this.#save.name}; wait for it or cancel it`,
-      );
-    }
-    let resumed: (summary: CheckpointSummary) => void = () => {};
-    const afterPause = new Promise<CheckpointSummary>((resolve) => (resumed = resolve));
-    const cancel = new AbortController();
-    const progress: Save = { id: '', name: request.name ?? '', done: Promise.resolve(), cancel };
-    this.#save = progress;
-    const done = saveCheckpoint(
-      {
-        store: this.#store,
-        config: this.#config,
-        machine: this.#machine,
-        nextRedo: (disk) => nextRedo(this.#store.diskDirectory(this.name, disk)),
-      },
-      request,
-      {
-        ...hooks,
-        signal: hooks.signal ? AbortSignal.any([hooks.signal, cancel.signal]) : cancel.signal,
-        onResumed: (summary) => {
-          Object.assign(progress, { id: summary.id, name: summary.name });
-          hooks.onResumed?.(summary);
-          resumed(summary);
-        },
-      },
-    ).finally(() => (this.#save = undefined));
-    progress.done = done.catch((error: unknown) => debug('checkpoint: %o', error));
-    return request.wait ? done : Promise.race([afterPause, done]);
+  /** Takes a checkpoint and publishes it. BUSY while another one is being saved. */
+  checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
+    return this.#saves.take(request, hooks, (summary) => {
+      if (request.suspend === true) this.#endSuspending(summary);
+    });
+  }
+
+  /** Takes a checkpoint of the schedule's kind now, if one can be taken: an event has declared it. */
+  declareCheckpoint(): void {
+    this.#schedule.declare();
+  }
+
+  /** The checkpoint under way, once its memory can be read. */
+  saving(): { id: string; name: string; begunAt: Date } | undefined {
+    return this.#saves.current?.paused === true ? this.#saves.current : undefined;
+  }
+
+  /** RAM of the checkpoint under way (requirement F1); stays readable when that is complete. */
+  savingMemory(): ByteSource {
+    return this.#machine.savingMemory();
   }
 
   consoleInput(data: Uint8Array): void {
@@ -313,7 +317,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   status(): VmStatus {
     const machine = this.#machine.status();
-    const save = this.#machine.saveProgress();
+    const progress = this.#machine.saveProgress();
+    const { current: save, lastError } = this.#saves;
     const restore = this.restoreProgress();
     return {
       vm: this.name,
@@ -326,11 +331,14 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       guestTicks: machine.guestTicks,
       faults: machine.faults,
       mappings: machine.mappings,
+      dirtyBytes: machine.dirtyBytes,
+      ...(machine.trackedId === undefined ? {} : { trackedId: machine.trackedId }),
+      ...(this.#suspended ? { suspended: this.#suspended } : {}),
+      ...(lastError ? { lastError } : {}),
+      ...(this.#config.schedule ? { schedule: this.#schedule.status() } : {}),
       ...(machine.error === undefined ? {} : { error: machine.error }),
       ...(this.#exit ? { exit: this.#exit } : {}),
-      ...(this.#save && save
-        ? { save: { ...save, id: this.#save.id, name: this.#save.name } }
-        : {}),
+      ...(save && progress ? { save: { ...progress, id: save.id, name: save.name } } : {}),
       ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
       ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
     };
@@ -344,23 +352,38 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** All of close() but the lock, which a failed start needs longer. */
   async #end(): Promise<void> {
-    if (this.#save) {
-      this.#save.cancel.abort();
-      await this.#save.done;
-    }
+    const scheduled = this.#schedule.stop();
+    await this.#saves.cancel();
+    await scheduled;
     await this.#writeStatus('ended');
     await this.#machine.close();
-    await new Promise<void>((resolve) => this.#consoleLog.end(resolve));
+    await this.#consoleLog.end();
     this.#server?.close();
+  }
+
+  #refuseSuspending(): void {
+    if (this.#saves.current?.suspend !== true) return;
+    throw new CkptError(
+      'BUSY',
+      `VM ${this.name} is being suspended; wait for checkpoint ${this.#saves.current.name} or cancel it`,
+    );
+  }
+
+  /** The guest of a suspending checkpoint stays paused, unless that has failed: then it goes on. */
+  #endSuspending(summary: CheckpointSummary | undefined): void {
+    if (summary) {
+      this.#paused = true;
+      this.#suspended = { id: summary.id, name: summary.name };
+    } else if (!this.#paused && this.#machine.status().state === 'paused') {
+      this.#machine.resume();
+    }
+    void this.#writeStatus();
   }
 
   #onEvent(event: MachineEvent): void {
     switch (event.type) {
       case 'console':
-        // Storage that hangs must not fill the host's memory: what a guest prints then is lost.
-        if (this.#consoleLog.writableLength < maxConsoleLogBacklogBytes) {
-          this.#consoleLog.write(event.data);
-        }
+        this.#consoleLog.write(event.data);
         this.emit('console', event.data);
         break;
       case 'exit':
@@ -374,16 +397,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     }
   }
 
-  /**
-   * status.json for readers without the socket, one write after the other. It is a report, so a failure to
-   * write it is only logged.
-   */
+  /** Reports the status, as of `state` when that is given. */
   #writeStatus(state?: VmStatus['state']): Promise<void> {
-    const status = { ...this.status(), ...(state ? { state } : {}) };
-    const text = `${JSON.stringify(status, null, 2)}\n`;
-    this.#statusWritten = this.#statusWritten
-      .then(() => replaceFile(this.#store.statusFile(this.name), text))
-      .catch((error: unknown) => debug('status.json: %o', error));
-    return this.#statusWritten;
+    return this.#statusFile.write({ ...this.status(), ...(state ? { state } : {}) });
   }
 }

@@ -1,0 +1,119 @@
+/**
+ * The checkpoints that a VM's process takes: one at a time, each told when it is published or, when nobody
+ * waits for it any more, that it has failed.
+ *
+ * Lives on the JavaScript thread. `current` is set from the call of take() until its end, on every path.
+ */
+import createDebug from 'debug';
+import { completeRequest } from '../checkpoint/request.js';
+import { saveCheckpoint, type SaveContext, type SaveHooks } from '../checkpoint/save.js';
+import { CkptError, toCkptError } from '../errors.js';
+import type {
+  CheckpointEvent,
+  CheckpointFailure,
+  CheckpointRequest,
+  CheckpointSummary,
+} from '../types.js';
+
+const debug = createDebug('ckptfs:vm');
+
+/** A checkpoint being saved. */
+export interface SaveUnderWay {
+  /** Empty until the pause is over. */
+  id: string;
+  name: string;
+  begunAt: Date;
+  /** From here on its memory can be read. */
+  paused: boolean;
+  suspend: boolean;
+}
+
+export class Saves {
+  current: SaveUnderWay | undefined;
+  /** Of the last checkpoint that failed untold, until one is published. */
+  lastError: CheckpointFailure | undefined;
+  readonly #context: SaveContext;
+  readonly #tell: (event: CheckpointEvent) => void;
+  #cancel = new AbortController();
+  #ended: Promise<unknown> = Promise.resolve();
+
+  constructor(context: SaveContext, tell: (event: CheckpointEvent) => void) {
+    this.#context = context;
+    this.#tell = tell;
+  }
+
+  /**
+   * Takes a checkpoint and publishes it; without `wait` resolves after its pause. `settle` runs at its end,
+   * before anybody is told: with the summary, or with undefined when it has failed. BUSY while another one
+   * is being saved.
+   */
+  async take(
+    request: CheckpointRequest,
+    hooks: SaveHooks = {},
+    settle: (summary: CheckpointSummary | undefined) => void = () => {},
+  ): Promise<CheckpointSummary> {
+    const complete = completeRequest(request);
+    if (this.current) {
+      throw new CkptError(
+        'BUSY',
+        `VM ${this.#context.config.name} is saving checkpoint ${this.current.name}; wait for it or cancel it`,
+      );
+    }
+    const save: SaveUnderWay = {
+      id: '',
+      name: complete.name ?? '',
+      begunAt: new Date(),
+      paused: false,
+      suspend: complete.suspend,
+    };
+    this.current = save;
+    this.#cancel = new AbortController();
+    let answered = false;
+    let answer: (summary: CheckpointSummary) => void = () => {};
+    const afterPause = new Promise<CheckpointSummary>((resolve) => (answer = resolve));
+    const done = saveCheckpoint(this.#context, complete, {
+      ...hooks,
+      signal: AbortSignal.any([...(hooks.signal ? [hooks.signal] : []), this.#cancel.signal]),
+      onResumed: (summary) => {
+        Object.assign(save, { id: summary.id, name: summary.name, paused: true });
+        hooks.onResumed?.(summary);
+        answered = !complete.wait;
+        answer(summary);
+      },
+    }).then(
+      (summary) => {
+        this.current = undefined;
+        settle(summary);
+        this.lastError = undefined;
+        this.#tell({ type: 'published', checkpoint: summary });
+        return summary;
+      },
+      (error: unknown) => {
+        this.current = undefined;
+        settle(undefined);
+        if (answered) this.#failed(save.name, error);
+        throw error;
+      },
+    );
+    this.#ended = done.catch((error: unknown) => debug('checkpoint: %o', error));
+    return complete.wait ? done : Promise.race([afterPause, done]);
+  }
+
+  /** Notes and tells a failure that no caller hears of. */
+  failed(name: string, error: unknown): void {
+    this.#failed(name, error);
+  }
+
+  /** Cancels the save under way and resolves when it has ended. */
+  async cancel(): Promise<void> {
+    this.#cancel.abort();
+    await this.#ended;
+  }
+
+  #failed(name: string, error: unknown): void {
+    const { code, message } = toCkptError(error);
+    if (code === 'CANCELLED') return;
+    this.lastError = { name, code, message, at: new Date().toISOString() };
+    this.#tell({ type: 'failed', failure: this.lastError });
+  }
+}

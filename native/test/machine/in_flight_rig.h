@@ -87,13 +87,21 @@ struct InFlightRig {
 
   // ---- A checkpoint, in two parts: until the guest would run again, and the rest ----
 
-  void begin() {
-    checkpoint = directory.make("checkpoint");
-    auto fresh = chain().prepare(directory.path() + "/redo0");
+  /** `base`: the directory of an earlier checkpoint that memory is tracked against. */
+  void begin(const std::string& base = "") {
+    const std::string number = std::to_string(checkpoints++);
+    checkpoint = directory.make("checkpoint" + number);
+    auto fresh = chain().prepare(directory.path() + "/redo" + number);
     reads = std::make_shared<PendingReads>(memory.geometry(), memory_map::kRamBase);
     SaveOptions options;
     options.directory = checkpoint;
     options.late = reads.get();
+    if (!base.empty()) {
+      for (const auto& file : std::filesystem::directory_iterator(base))
+        if (file.path().filename() != "memory.map")
+          std::filesystem::create_hard_link(file, checkpoint + "/" + file.path().filename().string());
+      options.base = std::make_shared<MemoryImage>(base);
+    }
     saver.emplace(memory, options);
     platform->hold();
     platform->keepInFlight(kPatience, reads->watcher());
@@ -186,6 +194,7 @@ struct InFlightRig {
   std::string deviceState;
   std::vector<std::byte> oracle, saved, frozen;
   bool good = true;
+  int checkpoints = 0;
 };
 
 }  // namespace ckptfs

@@ -81,6 +81,30 @@ TEST_CASE("in flight (A8): a request goes to one disk to its end, however long i
   CHECK(rig.saved == rig.oracle);
 }
 
+TEST_CASE("in flight (A8): a read that had not begun reaches an incremental checkpoint") {
+  for (const char* engine : kEngines) {
+    CAPTURE(engine);
+    Rig rig(engine);
+    rig.memory.track(true);
+    rig.fillDisk(0, 8, 0x11);
+    rig.begin();
+    rig.finish();
+    const std::string base = rig.checkpoint;
+    const BlockId block = BlkDriver::blockOf(rig.driver->data(9));
+    REQUIRE(rig.memory.state(block) == BlockState::clean);
+    const unsigned gate = rig.faults->close(Faults::kAll);
+    for (unsigned slot = 1; slot <= 4; ++slot) rig.issue(slot, BlkType::out, 64 + slot, 512);
+    REQUIRE(rig.faults->awaitHeld(gate, 4, kPatience));  // all workers
+    rig.issue(9, BlkType::in, 0, 4096);
+    rig.begin(base);
+    CHECK(rig.memory.state(block) == BlockState::traced);
+    rig.faults->openAll();
+    REQUIRE(rig.complete(5));
+    rig.finish();
+    CHECK(rig.savedAsThenBut(9, 4096, 0x11));
+  }
+}
+
 TEST_CASE("in flight (A9): memory is saved before a new read into it is issued") {
   for (const char* engine : kEngines) {
     CAPTURE(engine);

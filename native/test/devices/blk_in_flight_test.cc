@@ -32,7 +32,7 @@ struct Restored {
   MemoryDisk disk{BlkRig::kDiskBytes};
   WorkerPool pool;
   VirtioBlk blk{disk, "vda", GuestRam(memory, D::kRamBase), line.input(), pool};
-  TestDriver driver;
+  BlkDriver driver;
 };
 
 std::vector<std::byte> copyOf(const GuestMemory& memory) {
@@ -67,7 +67,7 @@ TEST_CASE("blk in flight: both VMs complete what was in flight, exactly once") {
   const auto ram = copyOf(rig.memory);
   const Json state = rig.blk.freeze()->toJson();
   CHECK(state["inFlight"] == Json{0, 3, 6, 9});
-  TestDriver driver = rig.driver;
+  BlkDriver driver = rig.driver;
   rig.blk.release();
   rig.disk.open();
   CHECK(heads(rig.driver, rig.line, 5) == std::vector<uint32_t>{0, 3, 6, 9, 12});
@@ -348,7 +348,7 @@ TEST_CASE("blk in flight: checkpoints under load are consistent") {
     const auto ram = copyOf(rig.memory);
     const Json state = rig.blk.freeze()->toJson();
     inFlight += state["inFlight"].size();
-    TestDriver driver = rig.driver;
+    BlkDriver driver = rig.driver;
     const auto busyThen = busy;
     rig.blk.release();
     rig.disk.open();

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "devices/memory_map.h"
 #include "machine/machine.h"
 
 namespace ckptfs {
@@ -21,6 +22,9 @@ constexpr auto kAccessWindow = std::chrono::milliseconds(20);
 /** How often a save that waits for a restore looks whether it is complete. */
 constexpr auto kRestorePoll = std::chrono::milliseconds(1);
 
+/** How often a save that waits for writes in flight looks whether it was cancelled. */
+constexpr auto kSealPoll = std::chrono::milliseconds(50);
+
 using Clock = std::chrono::steady_clock;
 
 uint64_t microseconds(Clock::duration d) {
@@ -28,6 +32,10 @@ uint64_t microseconds(Clock::duration d) {
 }
 
 }  // namespace
+
+LiveSave::~LiveSave() {
+  if (reads_) reads_->end();
+}
 
 CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
   const auto begun = Clock::now();
@@ -93,17 +101,34 @@ void LiveSave::prepare() {
   std::this_thread::sleep_until(watching + kAccessWindow);
   std::fill(accessed.begin(), accessed.end(), 0);
   memory.harvestAccessed(accessed);
-  saver_ = std::make_shared<Saver>(
-      memory, SaveOptions{.directory = request_.directory,
-                          .codec = request_.codec,
-                          .vcpus = machine_.config_.cpus,
-                          .accessed = std::move(accessed),
-                          .suspend = request_.suspend,
-                          .base = base_,
-                          .limitBytesPerSecond = request_.limitBytesPerSecond,
-                          .guestIoBusy = [&platform = machine_.platform_] { return platform.busy(); }});
+  reads_ = std::make_shared<PendingReads>(memory.geometry(), memory_map::kRamBase);
+  const SaveOptions options{
+      .directory = request_.directory,
+      .codec = request_.codec,
+      .vcpus = machine_.config_.cpus,
+      .accessed = std::move(accessed),
+      .suspend = request_.suspend,
+      .base = base_,
+      .limitBytesPerSecond = request_.limitBytesPerSecond,
+      .guestIoBusy = [&platform = machine_.platform_] { return platform.busy(); },
+      .late = reads_.get()};
+  // A reader of SavedMemory may hold the saver for longer than this object lives.
+  saver_ = {new Saver(memory, options), [reads = reads_](Saver* saver) { delete saver; }};
   running_ = saver_.get();
   refuseCancelled();
+}
+
+/** Leaves no disk request in flight, or none that the pause cannot bear. */
+void LiveSave::quietenDisks() {
+  Platform& platform = machine_.platform_;
+  platform.hold();
+  const auto prepare = [this] {
+    return reads_->prepare(
+        [this](BlockId block, const std::byte* raw) { saver_->late(block, raw); });
+  };
+  if (request_.inFlight) platform.keepInFlight(kDrainTimeout, reads_->watcher());
+  if (request_.inFlight && prepare()) return;
+  platform.waitDrained(kDrainTimeout);
 }
 
 void LiveSave::pause() {
@@ -111,8 +136,7 @@ void LiveSave::pause() {
     Platform& platform;
     ~ReleaseDevices() { platform.release(); }
   } devices{machine_.platform_};
-  machine_.platform_.hold();
-  if (!request_.inFlight) machine_.platform_.waitDrained(kDrainTimeout);
+  quietenDisks();
 
   const auto stopping = Clock::now();
   machine_.quiesce();
@@ -128,6 +152,7 @@ void LiveSave::pause() {
     Unquiesce guest{machine_};
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
+    machine_.platform_.stop();
     saver_->arm();
     if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
@@ -150,11 +175,12 @@ void LiveSave::pause() {
 void LiveSave::save() {
   saver_->start();
   try {
-    for (const Switch& disk : switches_) disk.chain->sealFrozen();
+    for (const Switch& disk : switches_) seal(*disk.chain);
     result_.disks = frozenDisks();
     result_.deviceState = frozen_.toJson();
   } catch (...) {
     saver_->cancel();
+    reads_->abandon();
     try {
       saver_->wait();
     } catch (const Error&) {  // the first failure is the one to tell
@@ -169,6 +195,12 @@ void LiveSave::save() {
   result_.guestTicks = frozen_.ticks;
   result_.incremental = base_ != nullptr;
   result_.segments = saved.segments;
+}
+
+void LiveSave::seal(Chain& chain) const {
+  while (!chain.waitFrozen(kSealPoll))
+    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+  chain.sealFrozen();
 }
 
 std::vector<DiskConfig> LiveSave::frozenDisks() const {
@@ -198,7 +230,10 @@ std::string LiveSave::FrozenMachine::toJson() const {
 
 void LiveSave::cancel() {
   cancelled_ = true;
-  if (Saver* saver = running_) saver->cancel();
+  if (Saver* saver = running_) {
+    saver->cancel();
+    reads_->abandon();
+  }
 }
 
 Json LiveSave::progress() const {

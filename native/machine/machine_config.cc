@@ -75,6 +75,10 @@ MachineConfig parseMachineConfig(const std::string& text) {
       readLayers(item, disk);
       item.at("id").get_to(disk.id);
       item.at("access").get_to(disk.access);
+      if (const auto it = item.find("fault"); it != item.end()) {
+        disk.faults = std::make_shared<Faults>();
+        disk.faults->delay(std::chrono::milliseconds(it->at("delayMs").get<uint32_t>()));
+      }
       config.disks.push_back(std::move(disk));
     }
     return config;

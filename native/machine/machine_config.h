@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "base/json.h"
 #include "checkpoint/format.h"
 #include "disk/chain.h"
+#include "disk/fault_disk.h"
 #include "memory/trace_engine.h"
 
 namespace ckptfs {
@@ -31,6 +33,8 @@ struct DiskLayers {
 struct DiskConfig : DiskLayers {
   std::string id;
   std::string access;  // readonly | direct | redo
+  /** What the guest's requests to the disk go through, if anything; for tests. */
+  std::shared_ptr<Faults> faults;
 };
 
 struct MachineConfig {
@@ -57,7 +61,7 @@ struct CheckpointRequest {
   std::vector<Redo> redo;
   std::optional<Base> base;  // used only if memory is tracked against it, else the save is full
   bool suspend = false;      // the guest stays paused (requirement B9)
-  bool inFlight = false;     // disk requests are not waited for before the pause (A14)
+  bool inFlight = false;  // disk requests go on across the pause, else they are drained (A14)
   uint64_t limitBytesPerSecond = 0;  // of what background threads save; 0: no limit (B6)
   bool oracle = false;
 };

@@ -25,9 +25,9 @@ void lazily(const Lazily& with) {
   CAPTURE(with.aliases);
   CAPTURE(with.engine);
   CAPTURE(with.mappingLimit);
-  const Saved saved(with.geometry, 24 << 20, with.codec, with.aliases);
+  const Saved saved(with.geometry, 12 << 20, with.codec, with.aliases);
   const MemoryImage image(saved.directory.path());
-  for (int round = 0; round < (kSanitized ? 1 : 3); ++round) {
+  for (int round = 0; round < (kSanitized ? 1 : 2); ++round) {
     GuestMemory memory(image.bytes(), with.geometry, with.engine, with.mappingLimit);
     Restorer restorer(memory, image, with.options);
     restorer.arm();

@@ -1,4 +1,4 @@
-// A whole machine that runs test/machine/guests/scribble.S, and what the tests ask of it.
+// A whole machine that runs a program of test/machine/guests, and what the tests ask of it.
 #pragma once
 
 #include <sys/stat.h>
@@ -81,9 +81,9 @@ class Rig {
   Rig(const Rig&) = delete;
   Rig& operator=(const Rig&) = delete;
 
-  void boot() {
+  void boot(const std::string& guest = "scribble") {
     const auto image = std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() /
-                       "guests" / "scribble.bin";
+                       "guests" / (guest + ".bin");
     machine->loadFile(image, 0, std::filesystem::file_size(image), memory_map::kRamBase);
     machine->boot(memory_map::kRamBase, kRamBytes);
     machine->start();

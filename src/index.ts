@@ -14,11 +14,13 @@ export {
   openCheckpoint,
   removeCheckpoint,
 } from './checkpoint/checkpoints.js';
+export { type CheckpointDiff, diffCheckpoints } from './checkpoint/diff.js';
 export { exportFile } from './checkpoint/export.js';
 export type { Manifest } from './checkpoint/manifest.js';
 export { judge, type RetentionRules, type Verdict } from './checkpoint/retention.js';
 export { Store } from './checkpoint/store.js';
 export { verifyCheckpoint } from './checkpoint/verify.js';
+export { verifyCheckpoints } from './checkpoint/verify_all.js';
 export { CkptError, type ErrorCode } from './errors.js';
 export { mount, type Mount } from './fs/mount.js';
 export { storeView } from './fs/store_view.js';

@@ -229,7 +229,9 @@ export interface Compaction {
 
 /** Segments that verifications of one run have found whole: they are read once however many checkpoints
  *  share them. Opaque; made by {@link verifiedSegments}. */
-export type VerifiedSegments = { readonly verified: unique symbol };
+export interface VerifiedSegments {
+  readonly verified: unique symbol;
+}
 
 interface RawMachine {
   loadFile(path: string, fileOffset: number, bytes: number, address: number): void;

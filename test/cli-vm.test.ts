@@ -2,13 +2,12 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
-import { setTimeout } from 'node:timers/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { listCheckpointNames } from '../src/checkpoint/checkpoints.js';
 import type { Store } from '../src/checkpoint/store.js';
-import { bareGuest, temporaryStore } from './support/guests.js';
+import { bareGuest, temporaryStore, until } from './support/guests.js';
 
 t.setTimeout(300_000);
 
@@ -129,7 +128,10 @@ t.test('suspend and resume, a schedule, and a signal that declares a checkpoint'
   t.match((await ckptfs('info', 'w')).stdout, /schedule: +every 86400 s, 3 kept, 0 taken/);
   process.kill(pid, 'SIGUSR1');
   let names: string[] = [];
-  while (names.length === 0) names = await listCheckpointNames(store, 'w');
+  await until('a checkpoint', async () => {
+    names = await listCheckpointNames(store, 'w');
+    return names.length > 0;
+  });
   t.match(names, [/^auto-20/]);
   t.match(await json('checkpoint', 'w', '--name', 'one', '--full', '--suspend'), {
     state: 'published',
@@ -137,7 +139,9 @@ t.test('suspend and resume, a schedule, and a signal that declares a checkpoint'
   });
   t.match(await json('info', 'w'), { state: 'paused', suspended: { name: 'one' } });
   process.kill(pid, 'SIGUSR1');
-  while (!(await readFile(store.processLog('w'), 'utf8')).includes('missed')) await setTimeout(20);
+  await until('a line', async () =>
+    (await readFile(store.processLog('w'), 'utf8')).includes('missed'),
+  );
   t.match(await json('resume', 'w'), { state: 'running' });
   t.match(await json('checkpoint', 'w', '--name', 'two', '--compress', 'none', '--in-flight'), {
     parentId: /^[0-9a-f]{32}$/,
@@ -153,6 +157,21 @@ t.test('suspend and resume, a schedule, and a signal that declares a checkpoint'
   const shell = `"$0" "$1" export w@two -o - --store "$2" | cmp - "$3"`;
   const compare = [shell, process.execPath, main, store.root, file];
   t.equal(spawnSync('/bin/sh', ['-c', ...compare], { encoding: 'utf8' }).stderr, '');
+
+  const diff = await json('diff', 'w@one', 'w@two');
+  const memory = { blocks: 512, changedBlocks: Number, changedBytes: Number, truncated: false };
+  t.match(diff, { before: 'w@one', after: 'w@two', memory, disks: [] });
+  const [before, after] = [file, `${file}-one`];
+  await ckptfs('export', 'w@one', '-o', after);
+  const [two, one] = [await readFile(before), await readFile(after)];
+  const changed = Array.from({ length: 512 }, (_, i) => i << 15).filter(
+    (at) => !one.subarray(at, at + 32_768).equals(two.subarray(at, at + 32_768)),
+  );
+  t.equal((diff?.memory as { changedBlocks: number }).changedBlocks, changed.length);
+  t.match(await ckptfs('diff', 'w@one', 'w@one'), { status: 0, stdout: /0 of 512 blocks differ/ });
+  t.match(await ckptfs('diff', 'w@one', 'w@two', '-v'), { stdout: /ranges:\n {2}0x/ });
+  const verified = await ckptfs('verify', '--all');
+  t.match(verified, { status: 0, stdout: /auto-.*: whole\nw@one: whole\nw@two: whole\n/ });
 });
 
 t.test('what a detached start cannot do is told as if it were in the foreground', async (t) => {

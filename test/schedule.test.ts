@@ -4,6 +4,7 @@ import t, { type Test } from 'tap';
 import { CkptError } from '../src/errors.js';
 import type { ScheduleConfig } from '../src/types.js';
 import { completeConfig } from '../src/vmm/config.js';
+import { until } from './support/guests.js';
 import { Schedule, type Scheduled } from '../src/vmm/schedule.js';
 
 const pollMs = 2;
@@ -49,10 +50,6 @@ function rig(t: Test, config: ScheduleConfig, retryMs = 60_000) {
   return { vm, schedule };
 }
 
-async function until(holds: () => boolean): Promise<void> {
-  while (!holds()) await setTimeout(pollMs);
-}
-
 t.test('by an event: one at a time; what cannot be taken is told once', async (t) => {
   const { vm, schedule } = rig(t, { keep: 3 });
   schedule.start();
@@ -62,7 +59,7 @@ t.test('by an event: one at a time; what cannot be taken is told once', async (t
   schedule.declare();
   t.same(vm.missed, ['the one before is still being saved']);
   vm.end();
-  await until(() => vm.taken.length === 1);
+  await until('checkpoints', () => vm.taken.length === 1);
   await setTimeout(pollMs);
   t.same(vm.pruned, [3]);
   t.match(schedule.status(), { keep: 3, taken: 1, missed: 2, last: 'auto-0', lastAt: String });
@@ -75,7 +72,7 @@ t.test('by an event: one at a time; what cannot be taken is told once', async (t
   vm.obstacleNow = undefined;
   vm.quick = true;
   schedule.declare();
-  await until(() => vm.taken.length === 2);
+  await until('checkpoints', () => vm.taken.length === 2);
   vm.obstacleNow = 'the VM is paused';
   schedule.declare();
   t.equal(vm.missed.length, 3, 'told again after one was taken');
@@ -85,7 +82,7 @@ t.test('by time', async (t) => {
   const { vm, schedule } = rig(t, { everySeconds: 1 });
   schedule.start();
   t.match(schedule.status(), { everySeconds: 1, nextAt: /^20/, taken: 0 });
-  await until(() => vm.taken.length === 2);
+  await until('checkpoints', () => vm.taken.length === 2);
   await schedule.stop();
   t.notOk('nextAt' in schedule.status());
   schedule.declare();
@@ -103,7 +100,7 @@ t.test('by what has been written', async (t) => {
   await setTimeout(10 * pollMs);
   t.same([vm.taken.length, vm.missed.length], [0, 0], 'a paused VM writes nothing more');
   vm.obstacleNow = undefined;
-  await until(() => vm.taken.length === 1);
+  await until('checkpoints', () => vm.taken.length === 1);
   await setTimeout(10 * pollMs);
   t.equal(vm.taken.length, 1, 'not before so much is written again');
 });
@@ -113,10 +110,10 @@ t.test('a failure is told, and tried again after a while', async (t) => {
   schedule.start();
   vm.failure = new CkptError('NO_SPACE', 'full');
   vm.dirty = 1000;
-  await until(() => vm.failed.length === 2);
+  await until('checkpoints', () => vm.failed.length === 2);
   t.match(vm.failed, [{ code: 'NO_SPACE' }, { code: 'NO_SPACE' }]);
   vm.failure = undefined;
-  await until(() => vm.taken.length === 1);
+  await until('checkpoints', () => vm.taken.length === 1);
 });
 
 t.test('stop waits for the one under way', async (t) => {

@@ -33,6 +33,7 @@ import { checkName, isName, newId, parseReference, timeName } from '../src/check
 import { cleanUnpublished, Publication } from '../src/checkpoint/publish.js';
 import { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
+import { verifyCheckpoints } from '../src/checkpoint/verify_all.js';
 import { draft, fakeNative, fill, makeRedo, publish } from './support/checkpoints.js';
 
 // Twenty processes are started and killed.
@@ -276,6 +277,20 @@ t.test('removal', async (t) => {
   await t.rejects(findCheckpoint(store, id), { code: 'NOT_FOUND' });
 });
 
+t.test('what was learnt of a checkpoint goes with it', async (t) => {
+  const store = await storeWithVm(t);
+  await mkdir(store.ordersDirectory('vm1'));
+  const [one, two] = [await publish(store, 'vm1', 'one'), await publish(store, 'vm1', 'two')];
+  for (const { id } of [one, two]) await writeFile(store.orderFile('vm1', id), 'order');
+  await writeFile(`${store.orderFile('vm1', two.id)}.new-0123abcd`, 'half');
+  await removeCheckpoint(store, await findCheckpoint(store, 'vm1@one'));
+  t.notOk((await readdir(store.ordersDirectory('vm1'))).includes(`${one.id}.order`));
+  // Written by a restore that was still loading when its checkpoint was removed.
+  await writeFile(store.orderFile('vm1', one.id), 'late');
+  t.equal(await cleanUnpublished(store, 'vm1'), 2);
+  t.same(await readdir(store.ordersDirectory('vm1')), [`${two.id}.order`]);
+});
+
 t.test('a name that is taken is refused at both ends, and stays as it was', async (t) => {
   const store = await storeWithVm(t);
   const first = await Publication.begin(store, 'vm1', 'one');
@@ -438,6 +453,50 @@ t.test('verification looks at the parent, reports progress and can be cancelled'
     {
       code: 'CANCELLED',
     },
+  );
+});
+
+t.test('many are verified some at a time, and told in order', async (t) => {
+  const store = await storeWithVm(t);
+  const names = ['a', 'b', 'c', 'd', 'e'];
+  for (const name of names) await publish(store, 'vm1', name);
+  const entries = await listCheckpoints(store, 'vm1');
+  await writeFile(join(store.checkpointDirectory('vm1', 'c'), 'extra'), '');
+  await rm(store.checkpointDirectory('vm1', 'd'), { recursive: true });
+  let atOnce = 0;
+  let most = 0;
+  const native = {
+    ...fakeNative,
+    async verifyMemoryImage(directory: string) {
+      most = Math.max(most, ++atOnce);
+      // The first one takes longest.
+      await setTimeout(directory === entries[0]?.directory ? 60 : 5);
+      atOnce--;
+      return fakeNative.verifyMemoryImage(directory);
+    },
+  };
+  const told: [string, number][] = [];
+  const seen: number[] = [];
+  let total = 0;
+  await verifyCheckpoints(entries, ({ name }, damage) => told.push([name, damage.length]), {
+    native,
+    onProgress: (done, all) => {
+      seen.push(done);
+      total = all;
+    },
+  });
+  const expected = entries.filter(({ name }) => name !== 'd');
+  t.same(
+    told,
+    expected.map(({ name }) => [name, name === 'c' ? 1 : 0]),
+    'one removed meanwhile is passed over',
+  );
+  t.equal(most, 2);
+  t.ok(seen.every((done, i) => done >= (seen[i - 1] ?? 0) && done <= total));
+  const signal = AbortSignal.abort();
+  await t.rejects(
+    verifyCheckpoints(entries, () => undefined, { native, signal }),
+    { code: 'CANCELLED' },
   );
 });
 

@@ -5,15 +5,24 @@
 import { mkdirSync } from 'node:fs';
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setImmediate, setTimeout } from 'node:timers/promises';
+import { setImmediate } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { findCheckpoint, listCheckpointNames } from '../src/checkpoint/checkpoints.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { CkptError } from '../src/errors.js';
 import { lockFile } from '../src/native.js';
 import type { CheckpointEvent, DiskConfig } from '../src/types.js';
+import { storeView } from '../src/fs/store_view.js';
+import { Tree } from '../src/fs/tree.js';
 import { Vm } from '../src/vmm/vm.js';
-import { bareConfig, boot, temporaryDirectory, temporaryStore, Watch } from './support/guests.js';
+import {
+  bareConfig,
+  boot,
+  temporaryDirectory,
+  temporaryStore,
+  until,
+  Watch,
+} from './support/guests.js';
 
 const mib = 2 ** 20;
 const recursive = { recursive: true };
@@ -127,7 +136,7 @@ t.test(
     const taken = () => mkdirSync(join(store.checkpointDirectory('vm', 'one'), 'x'), recursive);
     const summary = await vm.checkpoint({ name: 'one', wait: false }, { onResumed: taken });
     t.equal(summary.state, 'saving');
-    while (events.length === 0) await setImmediate();
+    await until('a failure', () => events.length > 0);
     const failure = { name: 'one', code: 'EXISTS', message: /exists already/, at: /^20/ };
     t.match(events, [{ type: 'failed', failure }]);
     t.match(vm.status(), { lastError: failure });
@@ -137,10 +146,39 @@ t.test(
     t.match(events[1], { type: 'published', checkpoint: { name: 'two' } });
     t.notOk('lastError' in vm.status());
     vm.declareCheckpoint();
-    while (events.length === 2) await setImmediate();
+    await until('a checkpoint', () => events.length > 2);
     t.match(events[2], { type: 'published', checkpoint: { name: /^auto-20/, parentId: String } });
   },
 );
+
+t.test('the memory of a checkpoint under way, in the mount, is that of its pause', async (t) => {
+  const { store, vm } = await writer(t);
+  const tree = new Tree(storeView(store, vm));
+  const path = '/vms/vm/checkpoints/slow';
+  const listed = async () => (await tree.list(path)).slice(2).map(({ name }) => name);
+  let resumed: () => void = () => undefined;
+  const pause = new Promise<void>((resolve) => (resumed = resolve));
+  const request = { name: 'slow', limitBytesPerSecond: mib };
+  const save = vm.checkpoint(request, { oracle: true, onResumed: resumed });
+  await pause;
+  t.same(await listed(), ['memory']);
+  const { source, release } = await (await tree.node(`${path}/memory`)).open();
+  const found = Buffer.alloc(source.bytes);
+  await source.read(found, 0);
+  t.ok(vm.saving(), 'it is still under way');
+  t.ok(found.equals(vm.oracle()));
+  const { id } = await save;
+  t.notOk(vm.saving());
+  t.ok((await listed()).includes('manifest.json'));
+  found.fill(0);
+  await source.read(found, 0);
+  t.ok(found.equals(vm.oracle()), 'what is open stays readable');
+  release();
+  const stored = await (await tree.node(`${path}/memory`)).open();
+  await stored.source.read(found, 0);
+  t.ok(found.equals(vm.oracle()), `published as ${id}`);
+  stored.release();
+});
 
 t.test('scheduled checkpoints: the oldest go, named ones stay', async (t) => {
   const { store, remove } = await temporaryStore();
@@ -152,7 +190,7 @@ t.test('scheduled checkpoints: the oldest go, named ones stay', async (t) => {
   const events: CheckpointEvent[] = [];
   vm.on('checkpoint', (event) => events.push(event));
   await vm.checkpoint({ name: 'mine' });
-  while (vm.status().schedule?.taken !== 4) await setTimeout(20);
+  await until('four checkpoints', () => (vm.status().schedule?.taken ?? 0) >= 4);
   await vm.close();
   const names = await listCheckpointNames(store, 'vm');
   const scheduled = names.filter((name) => name.startsWith('auto-'));

@@ -2,8 +2,9 @@
  * The base of an incremental checkpoint (requirement F4): the earlier one that memory is tracked against.
  *
  * Before the save the unpublished directory gets hard links of all that the base has of memory: its segments
- * by their names, its memory.map in base/. So nobody who removes or compacts the base meanwhile can take
- * anything away. After the save the links that the new memory.map does not name go again.
+ * by their names, and in base/ its memory.map with them. So nobody who removes or compacts the base meanwhile
+ * can take anything away. After the save base/ goes again, and so do the links that the new memory.map does
+ * not name.
  *
  * The map is linked before the segments: should the base be compacted in between, a segment is missing then,
  * and the save is a full one. It is full whenever there is no base to be had; that is never an error.
@@ -21,7 +22,7 @@ import type { Store } from './store.js';
 const debug = createDebug('ckptfs:save');
 const baseDirectory = 'base';
 
-/** A base as the addon takes it: its id, and the directory that holds its memory.map. */
+/** A base as the addon takes it: its id, and the directory that holds all of its memory. */
 export interface Base {
   id: string;
   directory: string;
@@ -40,7 +41,9 @@ export async function adoptBase(
       await mkdir(directory, { mode: 0o700 });
       await link(join(entry.directory, memoryMapFile), join(directory, memoryMapFile));
       for (const { path } of segmentFiles(manifest)) {
-        await link(join(entry.directory, path), join(publication.directory, path));
+        for (const into of [directory, publication.directory]) {
+          await link(join(entry.directory, path), join(into, path));
+        }
       }
       return { id, directory };
     } catch (error) {

@@ -11,7 +11,7 @@
  * open keeps them, and a save that adopts a base copes with one that is exchanged (base.ts).
  */
 import { mkdir, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import createDebug from 'debug';
 import { toCkptError } from '../errors.js';
 import * as addon from '../native.js';
@@ -19,7 +19,7 @@ import type { Compaction, TaskHooks } from '../native.js';
 import { type Checkpoint, listCheckpoints, openCheckpoint } from './checkpoints.js';
 import { withCompactionLock } from './compact_lock.js';
 import { attempt, linkOrCopy, syncPath } from './files.js';
-import { memoryMapFile } from './manifest.js';
+import { memoryMapFile, segmentFiles } from './manifest.js';
 import { compactionPrefix, newId } from './names.js';
 import { sealDirectory } from './publish.js';
 import type { Store } from './store.js';
@@ -152,8 +152,9 @@ async function complete(
   staging: string,
   segments: ReadonlySet<string>,
 ): Promise<void> {
+  const segmentPaths = new Set(segmentFiles(manifest).map(({ path }) => path));
   const old = manifest.files.filter(
-    ({ path }) => path !== memoryMapFile && (!isSegment(path) || segments.has(path)),
+    ({ path }) => path !== memoryMapFile && (!segmentPaths.has(path) || segments.has(path)),
   );
   for (const { path } of old) {
     await attempt(`cannot add ${path} to ${staging}`, async () => {
@@ -169,8 +170,4 @@ async function complete(
   });
   // Opening checks that every file that the new memory.map names is there and is what it says.
   (await addon.openMemoryImage(staging)).close();
-}
-
-function isSegment(path: string): boolean {
-  return basename(path) === path && /\.(hot|cold)$/.test(path);
 }

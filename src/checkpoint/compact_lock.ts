@@ -31,7 +31,9 @@ export async function withCompactionLock<T>(
   await store.needVm(vm);
   const lock = lockFile(store.compactionLock(vm));
   if (lock === undefined) {
-    throw new CkptError('BUSY', `VM ${vm} is being compacted already; wait for that to end`, { vm });
+    throw new CkptError('BUSY', `VM ${vm} is being compacted already; wait for that to end`, {
+      vm,
+    });
   }
   try {
     await removeLeftovers(store, vm);

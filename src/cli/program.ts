@@ -9,6 +9,7 @@ import { registerCheckpoints } from './checkpoints.js';
 import { registerCompact } from './compact.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
+import { registerDiff } from './diff.js';
 import { registerDoctor } from './doctor.js';
 import { registerExport } from './export.js';
 import { registerInfo } from './info.js';
@@ -58,6 +59,7 @@ export function buildProgram(): Command {
     registerRestore,
     registerCheckpoints,
     registerShow,
+    registerDiff,
     registerVerify,
     registerRm,
     registerPrune,

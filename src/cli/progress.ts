@@ -68,6 +68,13 @@ export class Progress implements Disposable {
     }
   }
 
+  /** Lets `print` write lines while the bar is shown. */
+  aside(print: () => void): void {
+    // The bar draws itself again at its next update.
+    if (this.#bar) process.stderr.write('\r\x1b[K');
+    print();
+  }
+
   stop(): void {
     this.#bar?.stop();
   }

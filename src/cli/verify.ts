@@ -22,33 +22,33 @@ export function registerVerify(program: Command): void {
           );
         }
         const { findCheckpoint, listAllCheckpoints } = await import('../checkpoint/checkpoints.js');
+        const { verifyCheckpoints } = await import('../checkpoint/verify_all.js');
         const store = await context.openStore();
         const entries =
           reference === undefined
             ? await listAllCheckpoints(store)
             : [await findCheckpoint(store, reference)];
-        let damaged = 0;
-        for (const entry of entries) {
-          if (!(await verifyEntry(context, entry))) damaged++;
-        }
         if (entries.length === 0) context.output.note('no checkpoints to verify');
+        let damaged = 0;
+        using progress = await Progress.begin(context.output, 'verifying', 'bytes');
+        await verifyCheckpoints(
+          entries,
+          (entry, damage) => {
+            if (damage.length > 0) damaged++;
+            progress.aside(() => report(context, entry, damage));
+          },
+          {
+            onProgress: (done, total) => progress.update(done, total),
+            signal: context.signal,
+          },
+        );
         return damaged === 0 ? exitCodes.done : exitCodes.damaged;
       }),
     );
 }
 
-/** Checks one checkpoint and reports it; true when it is whole. */
-async function verifyEntry(context: Context, entry: CheckpointEntry): Promise<boolean> {
-  const { verifyCheckpoint } = await import('../checkpoint/verify.js');
-  const checkpoint = `${entry.vm}@${entry.name}`;
-  let damage: Damage[];
-  {
-    using progress = await Progress.begin(context.output, `verifying ${checkpoint}`, 'bytes');
-    damage = await verifyCheckpoint(entry.directory, {
-      onProgress: (done, total) => progress.update(done, total),
-      signal: context.signal,
-    });
-  }
+function report(context: Context, { vm, name }: CheckpointEntry, damage: Damage[]): void {
+  const checkpoint = `${vm}@${name}`;
   const whole = damage.length === 0;
   const lines = damage.map(({ file, what }) => `  ${file}: ${what}`);
   const text = whole
@@ -56,7 +56,6 @@ async function verifyEntry(context: Context, entry: CheckpointEntry): Promise<bo
     : [`${checkpoint}: DAMAGED; restore these files from a backup or remove it`, ...lines].join(
         '\n',
       );
-  const value = { vm: entry.vm, name: entry.name, ok: whole, damage };
+  const value = { vm, name, ok: whole, damage };
   context.output.result(value, text, whole ? undefined : `${checkpoint}: damaged`);
-  return whole;
 }

@@ -5,6 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Store } from '../../src/checkpoint/store.js';
 import type { GuestExit } from '../../src/native.js';
@@ -15,6 +16,7 @@ const mib = 2 ** 20;
 /** Where scripts/guest leaves kernels and guests; this file runs as dist/test/support/guests.js. */
 const cache = fileURLToPath(new URL('../../../.cache/guest/', import.meta.url));
 const defaultDeadlineMs = 120_000;
+const pollMs = 5;
 
 export const linuxGuest = {
   kernel: join(cache, 'Image'),
@@ -104,6 +106,18 @@ export class Watch {
         });
       });
     }
+  }
+}
+
+/** Resolves when `holds` does; rejects at the deadline. */
+export async function until(
+  what: string,
+  holds: () => boolean | Promise<boolean>,
+  deadlineMs = defaultDeadlineMs,
+): Promise<void> {
+  for (const deadline = Date.now() + deadlineMs; !(await holds());) {
+    if (Date.now() > deadline) throw new Error(`deadline: ${what}`);
+    await sleep(pollMs);
   }
 }
 

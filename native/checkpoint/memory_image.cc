@@ -52,8 +52,7 @@ MemoryImage::Files MemoryImage::open(const std::string& directory) {
     files.segments.reserve(files.map.segments.size());
     try {
       for (uint32_t i = 0; i < files.map.segments.size(); ++i)
-        files.segments.push_back(
-            CheckpointFile::open(directory + "/" + files.map.segmentName(i)));
+        files.segments.push_back(CheckpointFile::open(directory + "/" + files.map.segmentName(i)));
       return files;
     } catch (const Error& error) {
       // Another map has come between, with segments of its own: start again.
@@ -63,7 +62,7 @@ MemoryImage::Files MemoryImage::open(const std::string& directory) {
   }
 }
 
-MemoryImage::MemoryImage(Files files)
+MemoryImage::MemoryImage(Files&& files)
     : map_(std::move(files.map)),
       segments_(std::move(files.segments)),
       cache_(std::make_unique<Cache>()) {
@@ -126,7 +125,8 @@ const std::byte* MemoryImage::contents(BlockId block, std::span<const std::byte>
                                        BlockFault& fault) const noexcept {
   const MapBlock& row = map_.blocks[block];
   const auto body = ioBlock.subspan(row.offset, row.stored);
-  if (row.codec != Codec::raw) return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
+  if (row.codec != Codec::raw)
+    return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
   fault = {checksumOf(body) == row.checksum ? nullptr : "checksum mismatch", 0, block};
   return fault.what == nullptr ? body.data() : nullptr;
 }

@@ -46,8 +46,8 @@ class Seeds {
 constexpr Geometry kSmall{.pageBytes = 4096, .pagesPerBlock = 1, .blocksPerIoBlock = 3};
 
 void writeImages(const fs::path& directory) {
-  Seeds maps(directory, "memory_map"), segments(directory, "segment"), ioBlocks(directory, "io_block"),
-      codec(directory, "block_codec");
+  Seeds maps(directory, "memory_map"), segments(directory, "segment"),
+      ioBlocks(directory, "io_block"), codec(directory, "block_codec");
   // The first is the image whose segments maps refer to: an increment, so that it has several.
   const fs::path base = directory / "base", image = directory / "image";
   for (const fs::path& path : {base, image}) fs::create_directories(path);
@@ -70,7 +70,8 @@ void writeImages(const fs::path& directory) {
       const auto io = format::take<format::IoBlockHeader>(bytes);
       ioBlocks.add({0, 1}, bytes.first(io.bytes));
       forEachEntry(bytes, [&](const format::IoBlockEntry& entry_, uint32_t offset) {
-        codec.add({static_cast<int>(entry_.codec) * 2 + 1, 0}, bytes.subspan(offset, entry_.stored));
+        codec.add({static_cast<int>(entry_.codec) * 2 + 1, 0},
+                  bytes.subspan(offset, entry_.stored));
       });
       at += io.bytes;
     }
@@ -97,7 +98,7 @@ void writeRedoLogs(const fs::path& directory) {
     fs::remove(path);
     const auto log = RedoLog::create(path, 1 << 20, {blockBytes, {}, {}});
     const auto add = [&] {
-      for (const int mended : {0, 1}) seeds.add({mended}, contentsOf(path));
+      for (const int choice : {0, 1, 3}) seeds.add({choice}, contentsOf(path));
     };
     add();
     for (uint64_t block = 0; block < 6; ++block) {

@@ -34,7 +34,6 @@ bool SaveOutput::share(BlockId block, BlockId candidate, const std::byte* raw) n
   const bool equal =
       liveEquals(memory_.hostView() + geometry.offsetOf(candidate), raw, geometry.blockBytes());
   // Once left, `saved` does not come back within a save: nobody wrote while it was compared.
-  std::atomic_thread_fence(std::memory_order_acquire);
   return equal && memory_.state(candidate) == BlockState::saved && rows_.alias(block, candidate);
 }
 

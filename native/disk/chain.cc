@@ -24,7 +24,7 @@ std::unique_ptr<Chain> Chain::open(const std::string& parentPath,
                                      std::to_string(*spec.sealedBytes) +
                                      " bytes that it was; restore it from a backup");
     if (access == Access::redo && !newest) log->seal();
-    chain->top_ = std::make_shared<const Layer>(std::move(log), chain->top_);
+    chain->top_ = std::make_shared<const Layer>(Layer{std::move(log), chain->top_});
   }
   return chain;
 }
@@ -272,7 +272,7 @@ void Chain::push(std::unique_ptr<RedoLog> fresh) {
   requireFollows(*fresh, below, Code::usage);
   if (!fresh->empty() || fresh->sealed())
     throw Error(Code::usage, "redo log " + fresh->path() + " is not a fresh one");
-  Layers layers = std::make_shared<const Layer>(std::move(fresh), std::move(below));
+  Layers layers = std::make_shared<const Layer>(Layer{std::move(fresh), std::move(below)});
   const std::lock_guard lock(topMutex_);
   top_.swap(layers);
 }

@@ -95,7 +95,7 @@ void writeRedoLogs(const fs::path& directory) {
   const fs::path path = directory / "log";
   for (const uint32_t blockBytes : {512u, 4096u}) {
     fs::remove(path);
-    const auto log = RedoLog::create(path, 1 << 20, {.blockBytes = blockBytes});
+    const auto log = RedoLog::create(path, 1 << 20, {blockBytes, {}, {}});
     const auto add = [&] {
       for (const int mended : {0, 1}) seeds.add({mended}, contentsOf(path));
     };
@@ -139,6 +139,8 @@ void writeDeviceStates(const fs::path& directory) {
   };
   drive(state);
   add(state);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {

@@ -109,7 +109,8 @@ const std::byte* MemoryImage::contents(BlockId block, std::span<const std::byte>
                                        BlockFault& fault) const noexcept {
   const MapBlock& row = map_.blocks[block];
   const auto body = ioBlock.subspan(row.offset, row.stored);
-  if (row.codec != Codec::raw) return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
+  if (row.codec != Codec::raw)
+    return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
   fault = {checksumOf(body) == row.checksum ? nullptr : "checksum mismatch", 0, block};
   return fault.what == nullptr ? body.data() : nullptr;
 }

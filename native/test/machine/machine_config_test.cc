@@ -16,10 +16,10 @@ const Json kMachine = Json::parse(R"({
   "disks": [
     {"id": "vda", "access": "redo", "parent": "/p",
      "parentIdentity": {"bytes": 1048576, "mtimeNs": "1763715294123456789"},
-     "redo": [{"path": "/r0", "bytes": 4096}, {"path": "/r1"}]},
+     "redo": [{"path": "/r0", "bytes": 4096}, {"path": "/r1"}], "fault": {"delayMs": 1}},
     {"id": "vdb", "access": "readonly", "parent": "/q", "redo": []}]})");
 const Json kSave = Json::parse(
-    R"({"directory": "/d", "codec": "none", "oracle": true, "redo": [{"disk": "vda", "path": "/r2"}]})");
+    R"({"directory": "/d", "codec": "none", "oracle": true, "drain": "in-flight", "redo": [{"disk": "vda", "path": "/r2"}]})");
 const Json kRestore = Json::parse(R"({"directory": "/d", "deviceState": "{}", "lazy": false})");
 
 /** Every way to leave out, or to give as another type, one member at any depth is refused. */
@@ -79,7 +79,9 @@ TEST_CASE("a machine configuration is read from JSON") {
   CHECK(disk.redo[0].path == "/r0");
   CHECK(disk.redo[0].sealedBytes == 4096);
   CHECK_FALSE(disk.redo[1].sealedBytes);
+  CHECK(disk.faults);
   CHECK_FALSE(config.disks[1].parentIdentity);
+  CHECK_FALSE(config.disks[1].faults);
 }
 
 TEST_CASE("requests are read from JSON") {
@@ -87,6 +89,7 @@ TEST_CASE("requests are read from JSON") {
   CHECK(save.directory == "/d");
   CHECK(save.codec == "none");
   CHECK(save.oracle);
+  CHECK(save.inFlight);
   REQUIRE(save.redo.size() == 1);
   CHECK(save.redo[0].disk == "vda");
   CHECK(save.redo[0].path == "/r2");
@@ -97,15 +100,19 @@ TEST_CASE("requests are read from JSON") {
 }
 
 TEST_CASE("what has another shape is refused") {
-  checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity"});
-  checkRejects(kSave, parseCheckpointRequest, {"oracle"});
+  checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity", "fault"});
+  checkRejects(kSave, parseCheckpointRequest, {"oracle", "drain"});
   checkRejects(kRestore, parseRestoreRequest, {});
   Json layers = kMachine.at("disks").at(0);
   layers.erase("id");
   layers.erase("access");
+  layers.erase("fault");
   checkRejects(layers, parseDiskLayers, {"bytes", "parentIdentity"});
   Json bad = kSave;
   bad["codec"] = "zstd";
+  CHECK_THROWS_AS(parseCheckpointRequest(bad.dump()), Error);
+  bad = kSave;
+  bad["drain"] = "wait";
   CHECK_THROWS_AS(parseCheckpointRequest(bad.dump()), Error);
   for (const char* time : {"", "x", "12x", "-1", "99999999999999999999999"}) {
     CAPTURE(time);

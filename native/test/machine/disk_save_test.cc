@@ -71,7 +71,7 @@ TEST_CASE("a guest that uses its disk is saved and restored with requests in fli
   Rig rig(1, {disk});
   rig.boot("disk");
   REQUIRE(usesDisk(rig));
-  for (int round = 0; round < (kSanitized ? 8 : 24); ++round) {
+  for (int round = 0; round < (kSanitized ? 4 : 12); ++round) {
     CAPTURE(round);
     const bool across = round % 4 != 3, held = round % 4 == 0;
     faults.delay(std::chrono::milliseconds(round % 2 == 0 ? 0 : 3));

@@ -33,6 +33,10 @@ export interface QemuSave {
   totalMs: number;
 }
 
+function isRunning(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null;
+}
+
 export class Qemu {
   #ram: GuestRam | undefined;
 
@@ -66,12 +70,9 @@ export class Qemu {
     child.stdout?.on('data', (data: Buffer) => console.feed(data));
     child.stderr?.on('data', (data: Buffer) => (complaints += data.toString()));
     child.stdin?.on('error', () => {});
-    let running = true;
-    const end = ended(child).catch((error: unknown) => (complaints += String(error)));
-    void end.then(() => {
-      running = false;
-      console.end();
-    });
+    const end = ended(child)
+      .catch((error: unknown) => (complaints += String(error)))
+      .then(() => console.end());
     try {
       for (const deadline = Date.now() + connectDeadlineMs; ;) {
         const qmp = await Qmp.connect(socket).catch(() => undefined);
@@ -82,13 +83,13 @@ export class Qemu {
           }
           return new Qemu(workload, console, child, qmp, scratch);
         }
-        if (!running || Date.now() > deadline) {
+        if (!isRunning(child) || Date.now() > deadline) {
           throw new Error(`${program} does not start: ${complaints.trim() || 'no QMP socket'}`);
         }
         await sleep(pollMs);
       }
     } catch (error) {
-      if (running) child.kill('SIGKILL');
+      child.kill('SIGKILL');
       await end;
       await rm(scratch, { recursive: true, force: true });
       throw error;
@@ -155,7 +156,7 @@ export class Qemu {
         await this.qmp.execute('cont');
         return;
       } catch (error) {
-        if (Date.now() > deadline || !/not finalized/.test(String(error))) throw error;
+        if (Date.now() > deadline || !String(error).includes('not finalized')) throw error;
         await sleep(1);
       }
     }
@@ -176,7 +177,7 @@ export class Qemu {
     this.#ram?.close();
     this.#ram = undefined;
     this.qmp.close();
-    if (this.child.exitCode === null && this.child.signalCode === null) {
+    if (isRunning(this.child)) {
       const end = ended(this.child);
       this.child.kill('SIGKILL');
       await end;

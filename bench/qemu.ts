@@ -18,7 +18,7 @@ import { linuxGuest } from '../test/support/guests.js';
 import { ConsoleText } from './console.js';
 import { awaitFilled, commandLine, MemoryGuest, type Workload } from './guest.js';
 import { sleep } from './progress.js';
-import { Qmp } from './qmp.js';
+import { Qmp, type QmpEvent } from './qmp.js';
 import { GuestRam } from './ram.js';
 import { ended, spawnTied } from './tied.js';
 
@@ -31,6 +31,10 @@ const unlimitedBytesPerSecond = 2 ** 50;
 export interface QemuSave {
   pauseMs: number;
   totalMs: number;
+}
+
+function isOver({ event, data }: QmpEvent): boolean {
+  return event === 'MIGRATION' && ['completed', 'failed'].includes(data?.status ?? '');
 }
 
 function isRunning(child: ChildProcess): boolean {
@@ -77,6 +81,9 @@ export class Qemu {
       for (const deadline = Date.now() + connectDeadlineMs; ;) {
         const qmp = await Qmp.connect(socket).catch(() => undefined);
         if (qmp) {
+          await qmp.execute('migrate-set-capabilities', {
+            capabilities: [{ capability: 'events', state: true }],
+          });
           // Only now, or its events would be past before anybody listens.
           if (incoming !== undefined) {
             await qmp.execute('migrate-incoming', { uri: `exec:cat '${incoming}'` });
@@ -117,16 +124,10 @@ export class Qemu {
     const { qmp } = this;
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': unlimitedBytesPerSecond });
     await qmp.execute('migrate-set-capabilities', {
-      capabilities: [
-        { capability: 'background-snapshot', state: how === 'background' },
-        { capability: 'events', state: true },
-      ],
+      capabilities: [{ capability: 'background-snapshot', state: how === 'background' }],
     });
     const began = performance.now();
     const migrate = () => qmp.execute('migrate', { uri: `exec:cat > '${file}'` });
-    const over = ['completed', 'cancelled', 'failed'];
-    const isOver = (event: { event: string; data?: { status?: string } }): boolean =>
-      event.event === 'MIGRATION' && over.includes(event.data?.status ?? '');
     let pauseUs: number;
     let status: string | undefined;
     if (how === 'background') {
@@ -162,8 +163,11 @@ export class Qemu {
     }
   }
 
-  /** Waits until a guest that comes in runs. */
+  /** Waits until a guest that comes in is there, and lets it run: it was stopped when it was saved. */
   async resumed(): Promise<void> {
+    const { data } = await this.qmp.next(isOver);
+    if (data?.status !== 'completed') throw new Error(`-incoming: ${await this.#whyFailed()}`);
+    await this.#cont();
     await this.qmp.next(({ event }) => event === 'RESUME');
   }
 

@@ -30,7 +30,7 @@ std::vector<std::byte> readAll(const MemoryImage& image) {
 }
 
 struct Case {
-  const char* engine;
+  std::string engine;
   format::Codec codec;
   Geometry geometry;
   uint64_t bytes;
@@ -110,7 +110,7 @@ void failingSave(GuestMemory& memory, const std::string& directory, Code code) {
 }  // namespace
 
 TEST_CASE("saver: equals the oracle") {
-  for (const char* engine : {"mprotect", "soft"})
+  for (const std::string& engine : usableEngines())
     for (const format::Codec codec :
          {format::Codec::raw, format::Codec::lz4, format::Codec::zstd}) {
       rounds({engine, codec, kGeometry, kSanitized ? 4 << 20 : 16 << 20}, kRounds);

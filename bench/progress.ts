@@ -1,50 +1,31 @@
 /**
- * The progress of a bare-metal guest, read by the host: the counters of its status page
- * (test/guests/bare/bare.h), sampled while something is done to the guest.
+ * The progress of a guest while something is done to it, and what that cost the guest.
+ *
+ * Lost guest work is the time in ms that the steps which were not made would have taken at the guest's own
+ * rate before: the sum of 1 - rate / baseline over the time until the rate is back, every pause included.
  */
-import type { ByteSource } from '../src/native.js';
-
-const statusOffset = 0x21_0000;
-const lineBytes = 64;
-const maxHarts = 8;
-
 export interface Sample {
   atMs: number;
   count: number;
 }
 
-/** Sum of the progress counters of all harts. */
-export async function readProgress(memory: ByteSource): Promise<number> {
-  const page = Buffer.alloc(lineBytes * maxHarts);
-  await memory.read(page, statusOffset);
-  let sum = 0n;
-  for (let hart = 0; hart < maxHarts; hart++) sum += page.readBigUInt64LE(hart * lineBytes);
-  return Number(sum);
+/** Something whose progress can be read at any moment. */
+export interface Progressing {
+  steps(): number;
 }
 
-/** Samples the guest's progress every `intervalMs` until `work` is done, and for `tailMs` after it. */
-export async function sampleDuring<T>(
-  memory: ByteSource,
-  intervalMs: number,
-  tailMs: number,
-  work: () => Promise<T>,
-): Promise<{ result: T; samples: Sample[] }> {
-  const samples: Sample[] = [];
-  let endMs = Infinity;
-  const sampling = (async () => {
-    do {
-      const count = await readProgress(memory);
-      samples.push({ atMs: performance.now(), count });
-      await new Promise((resolve) => setTimeout(resolve, intervalMs));
-    } while (performance.now() < endMs);
-  })();
-  try {
-    return { result: await work(), samples };
-  } finally {
-    endMs = performance.now() + tailMs;
-    await sampling;
-  }
-}
+const sampleMs = 2;
+const baselineMs = 1500;
+/** The rate is back when it has been this share of the baseline for as long as the window. */
+const backShare = 0.95;
+const backWindowMs = 250;
+const longestTailMs = 3_000;
+const steadyWindowMs = 400;
+const steadyShare = 0.03;
+const longestSteadyMs = 20_000;
+
+export const sleep = (ms: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Steps a second over a run of samples. */
 export function rate(samples: readonly Sample[]): number {
@@ -53,10 +34,7 @@ export function rate(samples: readonly Sample[]): number {
   return ((last.count - first.count) / (last.atMs - first.atMs)) * 1000;
 }
 
-/**
- * Lost guest work in ms: the time that the steps which were not made would have taken at `baseline` steps a
- * second, the pause included.
- */
+/** Lost guest work in ms over all of the samples. */
 export function lostWorkMs(samples: readonly Sample[], baseline: number): number {
   const [first, last] = [samples[0], samples.at(-1)];
   if (!first || !last) return 0;
@@ -72,4 +50,79 @@ export function longestStallMs(samples: readonly Sample[]): number {
     longest = Math.max(longest, sample.atMs - since.atMs);
   }
   return longest;
+}
+
+/** The samples of the last `windowMs`. */
+function recent(samples: readonly Sample[], windowMs: number): readonly Sample[] {
+  const end = samples.at(-1)?.atMs ?? 0;
+  return samples.slice(samples.findIndex((sample) => sample.atMs >= end - windowMs));
+}
+
+/** Samples until `enough` says so. */
+async function sampleUntil(
+  guest: Progressing,
+  enough: (samples: readonly Sample[]) => boolean,
+): Promise<Sample[]> {
+  const samples: Sample[] = [];
+  do {
+    samples.push({ atMs: performance.now(), count: guest.steps() });
+    await sleep(sampleMs);
+  } while (!enough(samples));
+  return samples;
+}
+
+/** The guest's rate now, in steps a second. */
+export async function baselineRate(guest: Progressing): Promise<number> {
+  const endMs = performance.now() + baselineMs;
+  return rate(await sampleUntil(guest, () => performance.now() >= endMs));
+}
+
+/** Waits until the guest's rate has been the same for three windows in a row; not for ever. */
+export async function steady(guest: Progressing): Promise<void> {
+  const rates: number[] = [];
+  for (const end = performance.now() + longestSteadyMs; performance.now() < end;) {
+    const before = { atMs: performance.now(), count: guest.steps() };
+    await sleep(steadyWindowMs);
+    rates.push(rate([before, { atMs: performance.now(), count: guest.steps() }]));
+    const last = rates.slice(-3);
+    const [low, high] = [Math.min(...last), Math.max(...last)];
+    if (last.length === 3 && low > 0 && (high - low) / high <= steadyShare) return;
+  }
+}
+
+export interface Cost<T> {
+  result: T;
+  lostMs: number;
+  longestStallMs: number;
+  /** From the start of the work until the guest's rate was back. */
+  untilBackMs: number;
+}
+
+/**
+ * Does something to a guest whose rate before is `baseline`, and tells what it cost until the rate was back.
+ * Work that fails rejects at once.
+ */
+export async function costOf<T>(
+  guest: Progressing,
+  baseline: number,
+  work: () => Promise<T>,
+): Promise<Cost<T>> {
+  let doneMs = Infinity;
+  let failed = false;
+  const working = work().finally(() => (doneMs = performance.now()));
+  working.catch(() => (failed = true));
+  const samples = await sampleUntil(guest, (all) => {
+    const now = performance.now();
+    if (failed || now > doneMs + longestTailMs) return true;
+    if (now < doneMs + backWindowMs) return false;
+    return rate(recent(all, backWindowMs)) >= backShare * baseline;
+  });
+  const result = await working;
+  const untilBackMs = (samples.at(-1)?.atMs ?? 0) - (samples[0]?.atMs ?? 0);
+  return {
+    result,
+    lostMs: lostWorkMs(samples, baseline),
+    longestStallMs: longestStallMs(samples),
+    untilBackMs,
+  };
 }

@@ -4,7 +4,8 @@
 export interface Row {
   bench: string;
   case: string;
-  value: number;
+  /** Absent when it could not be measured: `note` then says why, and the row is not ok. */
+  value?: number;
   unit: string;
   /** What it is measured against in the same run. */
   peer?: string;
@@ -12,28 +13,71 @@ export interface Row {
   target?: string;
   /** Whether the target is met; true where there is none. */
   ok: boolean;
+  note?: string;
 }
 
-/** A row with a target: `atMost` or `atLeast` in the row's unit. */
+/** `atMost` and `atLeast` in the row's unit, the ratios as shares of the peer's value. All must hold. */
+export interface Target {
+  atMost?: number;
+  atLeast?: number;
+  ratioAtMost?: number;
+  ratioAtLeast?: number;
+}
+
+export interface Peer {
+  name: string;
+  /** Undefined: the peer could not be measured, `why` says so, and a ratio is not reached. */
+  value: number | undefined;
+  why?: string | undefined;
+}
+
 export function row(
   bench: string,
   name: string,
   value: number,
   unit: string,
-  target: { atMost?: number; atLeast?: number } = {},
-  peer?: { name: string; value: number },
+  target: Target = {},
+  peer?: Peer,
 ): Row {
-  const { atMost, atLeast } = target;
+  if (!Number.isFinite(value)) return missing(bench, name, 'no value was measured');
+  const { atMost, atLeast, ratioAtMost, ratioAtLeast } = target;
+  const ratio = peer?.value === undefined ? NaN : value / peer.value;
+  const conditions: [string, boolean][] = [];
+  if (atMost !== undefined) conditions.push([`≤ ${atMost}`, value <= atMost]);
+  if (atLeast !== undefined) conditions.push([`≥ ${atLeast}`, value >= atLeast]);
+  if (ratioAtMost !== undefined) {
+    conditions.push([`ratio ≤ ${figure(ratioAtMost)}`, ratio <= ratioAtMost]);
+  }
+  if (ratioAtLeast !== undefined) {
+    conditions.push([`ratio ≥ ${figure(ratioAtLeast)}`, ratio >= ratioAtLeast]);
+  }
+  const noPeer = peer !== undefined && peer.value === undefined;
   return {
     bench,
     case: name,
     value,
     unit,
-    ...(peer ? { peer: peer.name, peerValue: peer.value } : {}),
-    ...(atMost === undefined ? {} : { target: `≤ ${atMost}` }),
-    ...(atLeast === undefined ? {} : { target: `≥ ${atLeast}` }),
-    ok: (atMost === undefined || value <= atMost) && (atLeast === undefined || value >= atLeast),
+    ...(peer?.value === undefined ? {} : { peer: peer.name, peerValue: peer.value }),
+    ...(conditions.length > 0 ? { target: conditions.map(([text]) => text).join(', ') } : {}),
+    ok: !noPeer && conditions.every(([, holds]) => holds),
+    ...(noPeer ? { note: `no ${peer.name}: ${peer.why ?? 'it was not measured'}` } : {}),
   };
+}
+
+/** The row of something that could not be measured. */
+export function missing(bench: string, name: string, why: unknown): Row {
+  const note = (why instanceof Error ? why.message : String(why)).replace(/\s+/g, ' ').slice(-300);
+  return { bench, case: name, unit: '', ok: false, note };
+}
+
+/** The rows of one part of a bench; a failure in it is one row, and the other parts go on. */
+export async function rowsOf(bench: string, part: string, work: () => Promise<Row[]>) {
+  process.stderr.write(`bench: ${bench}: ${part} ...\n`);
+  try {
+    return await work();
+  } catch (error) {
+    return [missing(bench, part, error)];
+  }
 }
 
 export function median(values: readonly number[]): number {
@@ -46,21 +90,21 @@ export function percentile(values: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? NaN;
 }
 
-function figure(value: number): string {
-  if (value >= 1000) return value.toFixed(0);
-  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+export function figure(value: number): string {
+  const size = Math.abs(value);
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
 }
 
-/** The table: bench, case, value, unit, peer, ratio, target, ok. */
+/** The table: bench, case, value, peer, ratio, target, ok; notes below it. */
 export function printTable(rows: readonly Row[]): void {
   const cells = rows.map((r) => [
     r.bench,
     r.case,
-    `${figure(r.value)} ${r.unit}`,
-    r.peer === undefined ? '' : `${r.peer}: ${figure(r.peerValue ?? NaN)} ${r.unit}`,
-    r.peerValue === undefined ? '' : figure(r.value / r.peerValue),
+    r.value === undefined ? '-' : `${figure(r.value)} ${r.unit}`,
+    r.peerValue === undefined ? '' : `${r.peer ?? ''}: ${figure(r.peerValue)} ${r.unit}`,
+    r.peerValue === undefined || r.value === undefined ? '' : figure(r.value / r.peerValue),
     r.target ?? '',
-    r.target === undefined ? '' : r.ok ? 'ok' : 'NOT MET',
+    !r.ok ? 'NOT MET' : r.target === undefined ? '' : 'ok',
   ]);
   const head = ['bench', 'case', 'value', 'peer', 'ratio', 'target', ''];
   const widths = head.map((name, i) =>
@@ -73,5 +117,8 @@ export function printTable(rows: readonly Row[]): void {
       .trimEnd();
   for (const parts of [head, widths.map((w) => '-'.repeat(w)), ...cells]) {
     process.stdout.write(`${line(parts)}\n`);
+  }
+  for (const r of rows) {
+    if (r.note !== undefined) process.stdout.write(`${r.bench}, ${r.case}: ${r.note}\n`);
   }
 }

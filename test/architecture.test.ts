@@ -26,7 +26,7 @@ const matches = (file: string, pattern: RegExp): string[] =>
 
 const sources = {
   typescript: files('src', ['.ts']),
-  native: files('native', ['.h', '.cc']).filter((file) => !file.startsWith('native/test/')),
+  native: files('native', ['.h', '.cc']).filter((file) => !/^native\/(test|fuzz)\//.test(file)),
   all: [
     ...['src', 'test', 'bench', 'scripts'].flatMap((directory) => files(directory, ['.ts'])),
     ...files('native', ['.h', '.cc', 'Makefile']),

@@ -54,6 +54,7 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
          InstanceMethod<&M::restoreProgress>("restoreProgress"),
          InstanceMethod<&M::consoleInput>("consoleInput"), InstanceMethod<&M::status>("status"),
          InstanceMethod<&M::memory>("memory"), InstanceMethod<&M::disk>("disk"),
+         InstanceMethod<&M::savingMemory>("savingMemory"),
          InstanceMethod<&M::oracle>("oracle"), InstanceMethod<&M::close>("close")});
   }
 
@@ -193,6 +194,13 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
     return guarded(info.Env(), [&] {
       machine();
       return Source::wrap(info.Env(), Machine::diskSource(machine_, textAt(info, 0)));
+    });
+  }
+
+  Napi::Value savingMemory(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      machine();
+      return Source::wrap(info.Env(), Machine::savedSource(machine_));
     });
   }
 

@@ -37,8 +37,8 @@ bool decodeZstd(std::span<const std::byte> body, std::span<std::byte> raw) noexc
   const size_t i = claimDecoder();
   ZSTD_DCtx* const context = ZSTD_initStaticDCtx(decoderMemory[i], kDecoderBytes);
   const bool decoded =
-      context != nullptr && ZSTD_decompressDCtx(context, raw.data(), raw.size(), body.data(),
-                                                body.size()) == raw.size();
+      context != nullptr &&
+      ZSTD_decompressDCtx(context, raw.data(), raw.size(), body.data(), body.size()) == raw.size();
   decoderTaken[i].clear(std::memory_order_release);
   return decoded;
 }
@@ -68,8 +68,8 @@ BlockEncoder::Encoded BlockEncoder::encode(std::span<const std::byte> raw,
                                    reinterpret_cast<char*>(into), size, size - 1, 1);
     if (stored > 0) return {Codec::lz4, {into, static_cast<size_t>(stored)}};
   } else if (zstd_ != nullptr) {
-    const size_t stored = ZSTD_compressCCtx(zstd_.get(), into, raw.size() - 1, raw.data(),
-                                            raw.size(), kZstdLevel);
+    const size_t stored =
+        ZSTD_compressCCtx(zstd_.get(), into, raw.size() - 1, raw.data(), raw.size(), kZstdLevel);
     if (!ZSTD_isError(stored)) return {Codec::zstd, {into, stored}};
   }
   return {Codec::raw, raw};

@@ -31,7 +31,7 @@ class BlockEncoder {
   struct FreeZstd {
     void operator()(ZSTD_CCtx_s* context) const noexcept;
   };
-  std::unique_ptr<std::byte[]> lz4_;              // work space
+  std::unique_ptr<std::byte[]> lz4_;             // work space
   std::unique_ptr<ZSTD_CCtx_s, FreeZstd> zstd_;  // neither: store raw
 };
 

@@ -106,6 +106,7 @@ void CheckpointFile::sync() const {
 
 void CheckpointFile::reopen() const {
   const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 && errno == ENOENT) return;
   if (fd < 0) throwErrno(errno, "cannot open " + path_);
   const int moved = dup3(fd, fd_, O_CLOEXEC);
   const int err = errno;

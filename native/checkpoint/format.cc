@@ -9,11 +9,10 @@ uint64_t checksumOf(std::span<const std::byte> bytes) noexcept {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
-uint64_t checksumOf(std::span<const std::byte> first, std::span<const std::byte> second) noexcept {
+uint64_t checksumOf(std::initializer_list<std::span<const std::byte>> pieces) noexcept {
   XXH3_state_t state;
   XXH3_64bits_reset(&state);
-  XXH3_64bits_update(&state, first.data(), first.size());
-  XXH3_64bits_update(&state, second.data(), second.size());
+  for (const auto piece : pieces) XXH3_64bits_update(&state, piece.data(), piece.size());
   return XXH3_64bits_digest(&state);
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <span>
 #include <type_traits>
 
@@ -143,9 +144,13 @@ struct MapBlock {
 };
 static_assert(sizeof(MapBlock) == 24);
 
-/** xxh3-64 of `bytes`, and of two pieces as if they were one. */
+/** xxh3-64 of `bytes`, and of several pieces as if they were one. */
 uint64_t checksumOf(std::span<const std::byte> bytes) noexcept;
-uint64_t checksumOf(std::span<const std::byte> first, std::span<const std::byte> second) noexcept;
+uint64_t checksumOf(std::initializer_list<std::span<const std::byte>> pieces) noexcept;
+inline uint64_t checksumOf(std::span<const std::byte> first,
+                           std::span<const std::byte> second) noexcept {
+  return checksumOf({first, second});
+}
 
 /** Checksum of a struct whose last member is `checksum`. */
 template <class T>

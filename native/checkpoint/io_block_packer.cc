@@ -28,9 +28,9 @@ void IoBlockPacker::add(BlockId block, const std::byte* raw, uint64_t rawHash) n
       encoder_.encode({raw, geometry_.blockBytes()}, encoded_.data() + encodedBytes_);
   const bool encoded = body.data() != raw;
   if (encoded) encodedBytes_ += body.size();
-  addBody({block, static_cast<uint32_t>(body.size()), codec, {},
-           encoded ? checksumOf(body) : rawHash},
-          body.data());
+  addBody(
+      {block, static_cast<uint32_t>(body.size()), codec, {}, encoded ? checksumOf(body) : rawHash},
+      body.data());
 }
 
 void IoBlockPacker::addBody(const IoBlockEntry& entry, const std::byte* body) noexcept {

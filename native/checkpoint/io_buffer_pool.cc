@@ -65,6 +65,11 @@ IoBufferPool::Buffer* IoBufferPool::acquireIdle() noexcept {
   return buffer;
 }
 
+void IoBufferPool::waitIdle(std::chrono::nanoseconds longest) noexcept {
+  std::unique_lock lock(lock_);
+  changed_.wait_for(lock, longest, [this] { return idle() != nullptr; });
+}
+
 void IoBufferPool::release(Buffer& buffer, bool drop) noexcept {
   const std::lock_guard lock(lock_);
   if (drop) buffer.state_ = Buffer::State::dropped;

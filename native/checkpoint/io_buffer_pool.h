@@ -7,6 +7,7 @@
 // waits for a memory block, so with at least two buffers somebody always gets on.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +48,8 @@ class IoBufferPool {
   /** Pins a buffer that holds an IO block and that nobody is using, the longest unused one; or
    * null. */
   Buffer* acquireIdle() noexcept;
+  /** Sleeps until acquireIdle() may have one, at most so long. */
+  void waitIdle(std::chrono::nanoseconds longest) noexcept;
   /** Ends a pin. `drop`: the contents serve nobody any more (all placed, or found damaged). */
   void release(Buffer& buffer, bool drop) noexcept;
 

@@ -2,7 +2,7 @@
 //
 // What comes out may be a mixture of old and new words; the caller finds out, by the block's state,
 // whether anybody wrote meanwhile, and then throws it away. Whole words are read atomically, so
-// that this is defined behaviour.
+// that this is defined behaviour, and in order: the state is read after them.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,7 @@ namespace ckptfs {
 namespace live_bytes_detail {
 using Word = uint64_t;
 inline Word wordAt(const std::byte* at) noexcept {
-  return __atomic_load_n(reinterpret_cast<const Word*>(at), __ATOMIC_RELAXED);
+  return __atomic_load_n(reinterpret_cast<const Word*>(at), __ATOMIC_ACQUIRE);
 }
 }  // namespace live_bytes_detail
 

@@ -44,12 +44,29 @@ class MemoryImage::Cache {
   std::array<Entry, kEntries> entries_;
 };
 
-MemoryImage::MemoryImage(const std::string& directory)
-    : map_(MemoryMap::read(directory + "/" + MemoryMap::kFileName)),
+MemoryImage::Files MemoryImage::open(const std::string& directory) {
+  const std::string mapPath = directory + "/" + MemoryMap::kFileName;
+  for (;;) {
+    const FileIdentity before = CheckpointFile::open(mapPath).identity();
+    Files files{MemoryMap::read(mapPath), {}};
+    files.segments.reserve(files.map.segments.size());
+    try {
+      for (uint32_t i = 0; i < files.map.segments.size(); ++i)
+        files.segments.push_back(
+            CheckpointFile::open(directory + "/" + files.map.segmentName(i)));
+      return files;
+    } catch (const Error& error) {
+      // Another map has come between, with segments of its own: start again.
+      const bool same = CheckpointFile::open(mapPath).identity() == before;
+      if (error.code() != Code::notFound || same) throw;
+    }
+  }
+}
+
+MemoryImage::MemoryImage(Files files)
+    : map_(std::move(files.map)),
+      segments_(std::move(files.segments)),
       cache_(std::make_unique<Cache>()) {
-  segments_.reserve(map_.segments.size());
-  for (uint32_t i = 0; i < map_.segments.size(); ++i)
-    segments_.push_back(CheckpointFile::open(directory + "/" + map_.segmentName(i)));
   checkSegments();
 }
 
@@ -104,10 +121,14 @@ bool MemoryImage::decode(BlockId block, std::span<const std::byte> body, std::sp
   return fault.what == nullptr;
 }
 
-bool MemoryImage::place(BlockId block, std::span<const std::byte> ioBlock, std::span<std::byte> raw,
-                        BlockFault& fault) const noexcept {
+const std::byte* MemoryImage::contents(BlockId block, std::span<const std::byte> ioBlock,
+                                       std::span<std::byte> scratch,
+                                       BlockFault& fault) const noexcept {
   const MapBlock& row = map_.blocks[block];
-  return decode(block, ioBlock.subspan(row.offset, row.stored), raw, fault);
+  const auto body = ioBlock.subspan(row.offset, row.stored);
+  if (row.codec != Codec::raw) return decode(block, body, scratch, fault) ? scratch.data() : nullptr;
+  fault = {checksumOf(body) == row.checksum ? nullptr : "checksum mismatch", 0, block};
+  return fault.what == nullptr ? body.data() : nullptr;
 }
 
 Error MemoryImage::describe(const BlockFault& fault) const {

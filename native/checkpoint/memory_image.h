@@ -26,8 +26,8 @@ struct BlockFault {
 class MemoryImage {
  public:
   /** Opens memory.map in `directory` and checks all segments' headers, seals and sizes. Throws
-   * Error. */
-  explicit MemoryImage(const std::string& directory);
+   * Error. The directory may be exchanged for a compacted one meanwhile. */
+  explicit MemoryImage(const std::string& directory) : MemoryImage(open(directory)) {}
   ~MemoryImage();
 
   uint64_t bytes() const noexcept { return map_.memoryBytes; }
@@ -41,16 +41,24 @@ class MemoryImage {
    * paths. */
   bool loadIoBlock(uint32_t ioBlock, BlockId block, std::span<std::byte> into,
                    BlockFault& fault) const noexcept;
-  /** Checks and decodes one block out of its loaded IO block. For fault paths. */
-  bool place(BlockId block, std::span<const std::byte> ioBlock, std::span<std::byte> raw,
-             BlockFault& fault) const noexcept;
+  /** The checked contents of a block out of its loaded IO block: where they lie in it, or decoded
+   * into `scratch` of blockBytes; null when they are damaged. For fault paths. */
+  const std::byte* contents(BlockId block, std::span<const std::byte> ioBlock,
+                            std::span<std::byte> scratch, BlockFault& fault) const noexcept;
   Error describe(const BlockFault& fault) const;
 
-  /** Opens the segment files again by name, after they were repaired or replaced. Throws Error. */
+  /** Opens the segment files again by name, after they were repaired or replaced; those whose names
+   *  are gone stay as they are. Throws Error. */
   void reopen() const;
 
  private:
   class Cache;
+  struct Files {
+    MemoryMap map;
+    std::vector<CheckpointFile> segments;
+  };
+  static Files open(const std::string& directory);
+  explicit MemoryImage(Files files);
   void checkSegments() const;
   bool decode(BlockId block, std::span<const std::byte> body, std::span<std::byte> raw,
               BlockFault& fault) const noexcept;

@@ -19,18 +19,11 @@ namespace {
   throw Error(Code::damaged, path + ": " + what);
 }
 
-template <class T>
-uint64_t appendTable(std::vector<std::byte>& bytes, uint64_t at, const std::vector<T>& table) {
-  if (!table.empty()) std::memcpy(bytes.data() + at, table.data(), table.size() * sizeof(T));
-  return at + table.size() * sizeof(T);
-}
-
-template <class T>
-std::vector<T> takeTable(std::span<const std::byte> bytes, uint64_t& at, uint64_t count) {
-  std::vector<T> table(count);
-  if (count != 0) std::memcpy(table.data(), bytes.data() + at, count * sizeof(T));
-  at += count * sizeof(T);
-  return table;
+template <class Table>
+uint64_t appendTable(std::vector<std::byte>& bytes, uint64_t at, const Table& table) {
+  const auto from = std::as_bytes(std::span(table));
+  if (!from.empty()) std::memcpy(bytes.data() + at, from.data(), from.size());
+  return at + from.size();
 }
 
 uint64_t encodedBytes(uint64_t segments, uint64_t ioBlocks, uint64_t blocks) {
@@ -146,9 +139,10 @@ std::vector<std::byte> MemoryMap::encode() const {
   return bytes;
 }
 
-MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string& path) {
-  if (bytes.size() < sizeof(MapHeader) + sizeof(uint64_t)) damaged(path, "too short for a map");
-  const auto header = take<MapHeader>(bytes);
+MemoryMap MemoryMap::decode(uint64_t bytes, const ReadAt& readAt, const std::string& path) {
+  if (bytes < sizeof(MapHeader) + sizeof(uint64_t)) damaged(path, "too short for a map");
+  MapHeader header;
+  readAt(0, std::as_writable_bytes(std::span(&header, 1)));
   if (std::memcmp(header.magic, kMapMagic, sizeof header.magic) != 0)
     damaged(path, "not a memory map (magic)");
   if (header.version != kVersion)
@@ -158,14 +152,27 @@ MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string&
   if (header.headerBytes != sizeof header || header.segments > kMaxSegments ||
       header.blocks > kMaxBlocks || header.ioBlocks > header.blocks)
     damaged(path, "header counts are out of range");
-  if (header.fileBytes != bytes.size() ||
+  if (header.fileBytes != bytes ||
       header.fileBytes != encodedBytes(header.segments, header.ioBlocks, header.blocks))
-    damaged(path, "size " + std::to_string(bytes.size()) + " does not match its header");
-  const uint64_t end = bytes.size() - sizeof(uint64_t);
-  if (take<uint64_t>(bytes, end) != checksumOf(bytes.first(end)))
-    damaged(path, "checksum mismatch");
+    damaged(path, "size " + std::to_string(bytes) + " does not match its header");
 
   MemoryMap map;
+  map.segments.resize(header.segments);
+  map.ioBlocks.resize(header.ioBlocks);
+  map.blocks.resize(header.blocks);
+  uint64_t checksum = 0;
+  uint64_t at = sizeof header;
+  const std::span<std::byte> tables[] = {std::as_writable_bytes(std::span(map.segments)),
+                              std::as_writable_bytes(std::span(map.ioBlocks)),
+                              std::as_writable_bytes(std::span(map.blocks)),
+                              std::as_writable_bytes(std::span(&checksum, 1))};
+  for (const auto table : tables) {
+    readAt(at, table);
+    at += table.size();
+  }
+  if (checksum != checksumOf({std::as_bytes(std::span(&header, 1)), tables[0], tables[1], tables[2]}))
+    damaged(path, "checksum mismatch");
+
   map.memoryBytes = header.memoryBytes;
   map.geometry = {header.pageBytes, header.pagesPerBlock, header.blocksPerIoBlock};
   try {
@@ -176,10 +183,6 @@ MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string&
   if (map.geometry.blocksIn(map.memoryBytes) != header.blocks)
     damaged(path, "block count does not match the memory size");
 
-  uint64_t at = sizeof header;
-  map.segments = takeTable<MapSegment>(bytes, at, header.segments);
-  map.ioBlocks = takeTable<MapIoBlock>(bytes, at, header.ioBlocks);
-  map.blocks = takeTable<MapBlock>(bytes, at, header.blocks);
   const auto check = [&path](const char* fault, const char* table, size_t index) {
     if (fault != nullptr)
       damaged(path, std::string(table) + " " + std::to_string(index) + ": bad " + fault);
@@ -210,9 +213,17 @@ MemoryMap MemoryMap::read(const std::string& path) {
   const uint64_t size = file.bytes();
   if (size > encodedBytes(kMaxSegments, kMaxBlocks, kMaxBlocks))
     damaged(path, "too large for a memory map");
-  std::vector<std::byte> bytes(size);
-  file.read(0, bytes);
-  return decode(bytes, path);
+  return decode(
+      size, [&file](uint64_t offset, std::span<std::byte> into) { file.read(offset, into); }, path);
+}
+
+MemoryMap MemoryMap::decode(std::span<const std::byte> bytes, const std::string& path) {
+  return decode(
+      bytes.size(),
+      [bytes](uint64_t offset, std::span<std::byte> into) {
+        if (!into.empty()) std::memcpy(into.data(), bytes.data() + offset, into.size());
+      },
+      path);
 }
 
 }  // namespace ckptfs

@@ -4,10 +4,12 @@
 // it returns is consistent in itself, so that readers may index the tables without further checks.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/large_table.h"
 #include "checkpoint/format.h"
 
 namespace ckptfs {
@@ -19,7 +21,7 @@ struct MemoryMap {
   Geometry geometry;
   std::vector<format::MapSegment> segments;  // newest checkpoint first, its hot before its cold
   std::vector<format::MapIoBlock> ioBlocks;  // by segment, then offset; each has a block in it
-  std::vector<format::MapBlock> blocks;      // by block id
+  LargeTable<format::MapBlock> blocks;       // by block id
 
   const char* segmentName(uint32_t segment) const { return segments[segment].name; }
 
@@ -30,6 +32,11 @@ struct MemoryMap {
   static MemoryMap decode(std::span<const std::byte> bytes, const std::string& path);
   /** Reads and decodes a file. */
   static MemoryMap read(const std::string& path);
+
+ private:
+  /** Fills `into` from a byte offset of the encoded map, which reaches that far. */
+  using ReadAt = std::function<void(uint64_t offset, std::span<std::byte> into)>;
+  static MemoryMap decode(uint64_t bytes, const ReadAt& readAt, const std::string& path);
 };
 
 /** Throws Error(usage) when a checkpoint cannot hold memory of this shape. */

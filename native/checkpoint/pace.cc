@@ -42,7 +42,8 @@ uint64_t Pace::delayNs(uint64_t bytes) noexcept {
   if (limit_ != 0 && now < nextNs_) return std::min(nextNs_ - now, kLongestNs);
   const uint64_t since = now - grantedNs_;
   if (since < kDemandYieldNs && demandBusy(now)) return std::min(kMs, kDemandYieldNs - since);
-  if (since < kIoYieldNs && guestIoBusy_ && guestIoBusy_()) return std::min(kMs, kIoYieldNs - since);
+  if (since < kIoYieldNs && guestIoBusy_ && guestIoBusy_())
+    return std::min(kMs, kIoYieldNs - since);
   grantedNs_ = now;
   if (limit_ != 0) {
     const uint64_t from = std::max(nextNs_, now - std::min(now, kBurstNs));

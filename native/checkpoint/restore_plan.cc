@@ -12,25 +12,10 @@ namespace {
 constexpr uint64_t kZeroRange = 4096;
 }  // namespace
 
-RestorePlan::RestorePlan(const MemoryMap& map, std::span<const uint32_t> learnt)
-    : blockCount_(map.blocks.size()),
-      starts_(map.ioBlocks.size() + 1),
+RestorePlan::RestorePlan(const MemoryMap& map, const NeedOrder& learnt)
+    : index_(map),
+      blockCount_(map.blocks.size()),
       zeroSteps_((blockCount_ + kZeroRange - 1) / kZeroRange) {
-  // Counting sort: starts_[i + 1] counts, then adds up, then moves on from where i starts.
-  for (const MapBlock& row : map.blocks)
-    if (row.codec != Codec::zero) ++starts_[row.ioBlock + 1];
-  uint32_t sum = 0;
-  for (uint32_t& start : std::span(starts_).subspan(1)) {
-    const uint32_t count = start;
-    start = sum;
-    sum += count;
-  }
-  blocks_.resize(sum);
-  for (uint32_t block = 0; block < map.blocks.size(); ++block) {
-    const MapBlock& row = map.blocks[block];
-    if (row.codec != Codec::zero) blocks_[starts_[row.ioBlock + 1]++] = block;
-  }
-
   std::vector<bool> planned(map.ioBlocks.size());
   ioBlocks_.reserve(map.ioBlocks.size());
   const auto plan = [&](uint32_t ioBlock) {

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "checkpoint/io_block_index.h"
 #include "checkpoint/memory_map.h"
 #include "checkpoint/order_file.h"
 
@@ -19,7 +20,7 @@ namespace ckptfs {
 class RestorePlan {
  public:
   /** `learnt`: block ids of this map. Takes some milliseconds for 8 GiB. */
-  RestorePlan(const MemoryMap& map, std::span<const uint32_t> learnt);
+  RestorePlan(const MemoryMap& map, const NeedOrder& learnt);
 
   /** A step: an IO block to load, or a range of blocks of which the zero ones are to be settled. */
   struct Step {
@@ -32,16 +33,17 @@ class RestorePlan {
   /** Begins again at the first step. */
   void rewind() noexcept { taken_ = 0; }
 
-  /** The blocks whose contents lie in an IO block, in ascending order. */
-  std::span<const uint32_t> blocksIn(uint32_t ioBlock) const noexcept {
-    return std::span(blocks_).subspan(starts_[ioBlock], starts_[ioBlock + 1] - starts_[ioBlock]);
+  /** The blocks whose contents lie in an IO block, by block id. */
+  std::span<const uint32_t> blocksOf(uint32_t ioBlock) const noexcept {
+    return index_.blocksOf(ioBlock);
   }
+  /** All IO blocks in the order of loading. */
+  std::span<const uint32_t> ioBlocks() const noexcept { return ioBlocks_; }
 
  private:
+  const IoBlockIndex index_;
   const uint64_t blockCount_;
-  std::vector<uint32_t> starts_;    // per IO block, and one more: where in blocks_
-  std::vector<uint32_t> blocks_;    // by IO block
-  std::vector<uint32_t> ioBlocks_;  // in the order of loading
+  std::vector<uint32_t> ioBlocks_;
   uint64_t beforeZeros_ = 0;        // so many of them come before the zero blocks
   uint64_t zeroSteps_ = 0;
   std::atomic<uint64_t> taken_{0};

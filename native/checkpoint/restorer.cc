@@ -4,26 +4,30 @@
 #include <chrono>
 
 #include "base/thread_name.h"
-#include "checkpoint/segment.h"
 
 namespace ckptfs {
 
 using namespace format;
 
 namespace {
-// Zero blocks are settled in runs of at most so many, between which stop is looked at.
-constexpr uint64_t kZeroRun = 512;
+
+// A thread that is held back looks so often whether it is to stop.
+constexpr std::chrono::nanoseconds kLongestSleep = std::chrono::milliseconds(10);
+
 }  // namespace
 
-Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, size_t buffers)
+thread_local Restorer::Worker* Restorer::worker_ = nullptr;
+
+Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, RestoreOptions options)
     : memory_(memory),
       image_(image),
-      pool_(buffers, maxIoBlockBytes(image.map().geometry)),
-      unplaced_(std::make_unique<std::atomic<uint32_t>[]>(image.map().ioBlocks.size())) {
+      options_(std::move(options)),
+      loader_(memory, image, std::max<size_t>(options_.buffers, options_.threads + 1)),
+      needs_(image.map()),
+      pace_(options_.limitBytesPerSecond, options_.guestIoBusy) {
   if (memory.bytes() != image.bytes() || memory.geometry() != image.map().geometry)
     throw Error(Code::usage, "guest memory is not of the checkpoint's size and geometry");
-  for (const MapBlock& row : image.map().blocks)
-    if (row.codec != Codec::zero) unplaced_[row.ioBlock].fetch_add(1, std::memory_order_relaxed);
+  if (options_.threads == 0) throw Error(Code::usage, "a restore needs a background thread");
 }
 
 Restorer::~Restorer() {
@@ -36,121 +40,167 @@ void Restorer::stop() {
     stop_ = true;
     stateChanged_.notify_all();
   }
-  if (thread_.joinable()) thread_.join();
-}
-
-void Restorer::record(const BlockFault& fault) noexcept {
-  const std::lock_guard lock(stateLock_);
-  if (!fault_) fault_ = fault;
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 bool Restorer::handle(BlockId block, Cause cause) noexcept {
   const MapBlock& row = image_.map().blocks[block];
-  const uint64_t blockBytes = memory_.geometry().blockBytes();
-  const std::span raw(memory_.hostView() + memory_.geometry().offsetOf(block), blockBytes);
-  if (row.codec == Codec::zero) {
-    if (!memory_.isHole(block)) std::fill(raw.begin(), raw.end(), std::byte{0});
+  if (row.codec == Codec::zero) {  // fresh memory is all zeros
     zero_.fetch_add(1, std::memory_order_relaxed);
     return true;
   }
-  BlockFault fault;
-  bool mustLoad = false;
-  IoBufferPool::Buffer& buffer = pool_.acquire(row.ioBlock, mustLoad);
-  if (mustLoad) {
-    const bool loaded = image_.loadIoBlock(row.ioBlock, block, buffer.bytes(), fault);
-    pool_.loaded(buffer, loaded);
-    if (!loaded) {
-      record(fault);
-      return false;
+  if (cause == Cause::demand) {
+    const uint64_t begunNs = Pace::steadyNs();
+    needs_.note(block);
+    pace_.demanded();
+    const bool placed = loader_.place(block);
+    if (placed) demand_.fetch_add(1, std::memory_order_relaxed);
+    demandStallNs_.fetch_add(Pace::steadyNs() - begunNs, std::memory_order_relaxed);
+    return placed;
+  }
+  Buffer* const held = worker_->buffer;
+  const bool placed = held != nullptr && held->ioBlock() == row.ioBlock
+                          ? loader_.place(block, *held, worker_->scratch.get())
+                          : loader_.place(block);
+  if (placed) prefetched_.fetch_add(1, std::memory_order_relaxed);
+  return placed;
+}
+
+/** Places what is absent of the IO block in a pinned buffer, and ends the pin. */
+void Restorer::placeRest(Worker& worker, Buffer& buffer) noexcept {
+  worker.buffer = &buffer;
+  BlockRange run;
+  for (const uint32_t block : plan_->blocksOf(buffer.ioBlock())) {
+    if (block != run.end()) {
+      memory_.settleLoad(run);
+      if (stop_) break;
+      run = {block, 0};
+    }
+    ++run.count;
+  }
+  if (!stop_) memory_.settleLoad(run);
+  worker.buffer = nullptr;
+  loader_.finish(buffer);
+}
+
+void Restorer::settleZeros(BlockRange range) noexcept {
+  const auto& rows = image_.map().blocks;
+  BlockRange run{range.first, 0};
+  for (BlockId block = range.first; block < range.end(); ++block) {
+    if (rows[block].codec == Codec::zero) {
+      ++run.count;
+    } else {
+      memory_.settleLoad(run);
+      run = {block + 1, 0};
     }
   }
-  const bool placed = image_.place(block, buffer.bytes(), raw, fault);
-  if (!placed) record(fault);
-  const bool last = placed && unplaced_[row.ioBlock].fetch_sub(1, std::memory_order_acq_rel) == 1;
-  pool_.release(buffer, last || !placed);  // a damaged one is read again by a retry
-  if (!placed) return false;
-  (cause == Cause::demand ? demand_ : prefetched_).fetch_add(1, std::memory_order_relaxed);
+  memory_.settleLoad(run);
+}
+
+/** Does a step of the plan. False: this is not the time for it. */
+bool Restorer::take(Worker& worker, const RestorePlan::Step& step) noexcept {
+  if (step.isZeros) {
+    settleZeros(step.range);
+    return true;
+  }
+  const auto blocks = plan_->blocksOf(step.ioBlock);
+  const auto absent = std::find_if(blocks.begin(), blocks.end(), [this](uint32_t block) {
+    return memory_.state(block) == BlockState::absent;
+  });
+  if (absent == blocks.end()) return true;
+  if (const uint64_t ns = pace_.delayNs(image_.map().ioBlocks[step.ioBlock].bytes)) {
+    loader_.waitIdle(std::min(std::chrono::nanoseconds(ns), kLongestSleep));
+    return false;
+  }
+  Buffer* const buffer = loader_.pin(step.ioBlock, *absent);
+  if (buffer != nullptr) placeRest(worker, *buffer);
   return true;
 }
 
-/** Places what is absent of the IO block in a pinned buffer, in the order of the IO block's own
- *  entries (the IO-memory map), and ends the pin. */
-bool Restorer::placeRest(IoBufferPool::Buffer& buffer) noexcept {
-  const std::vector<MapBlock>& rows = image_.map().blocks;
-  const uint32_t ioBlock = buffer.ioBlock();
-  bool ok = true;
-  BlockRange run;
-  forEachEntry(buffer.bytes(), [&](const IoBlockEntry& entry, uint32_t) {
-    if (entry.block >= rows.size() || rows[entry.block].ioBlock != ioBlock) return;
-    if (run.count > 0 && entry.block == run.end()) {
-      ++run.count;
-      return;
-    }
-    ok &= memory_.settleLoad(run);
-    run = {entry.block, 1};
-  });
-  ok &= memory_.settleLoad(run);
-  pool_.release(buffer, true);
-  return ok;
-}
-
-bool Restorer::passSegments(SegmentKind kind) noexcept {
-  const MemoryMap& map = image_.map();
-  bool ok = true;
-  for (uint32_t io = 0; io < map.ioBlocks.size() && !stop_; ++io) {
+/** One thread's share of loading all that is absent. */
+void Restorer::pass(Worker& worker) noexcept {
+  RestorePlan::Step step;
+  for (bool taken = true; !stop_;) {
     // Faults come first: the rest of what they loaded is likely to be needed next (C4).
-    while (IoBufferPool::Buffer* const buffer = pool_.acquireIdle()) ok &= placeRest(*buffer);
-    if (map.segments[map.ioBlocks[io].segment].kind != kind || unplaced_[io] == 0) continue;
-    bool mustLoad = false;
-    IoBufferPool::Buffer& buffer = pool_.acquire(io, mustLoad);
-    if (mustLoad) {
-      // Any of its blocks names the place should the load fail.
-      const auto row = std::find_if(map.blocks.begin(), map.blocks.end(),
-                                    [&](const MapBlock& b) { return b.ioBlock == io; });
-      BlockFault fault;
-      const bool loaded = image_.loadIoBlock(io, static_cast<BlockId>(row - map.blocks.begin()),
-                                             buffer.bytes(), fault);
-      pool_.loaded(buffer, loaded);
-      if (!loaded) {
-        record(fault);
-        ok = false;
-        continue;
-      }
+    if (Buffer* const buffer = loader_.pinIdle()) {
+      placeRest(worker, *buffer);
+      continue;
     }
-    ok &= placeRest(buffer);
+    if (taken && !plan_->next(step)) return;
+    taken = take(worker, step);
   }
-  return ok;
 }
 
-bool Restorer::passZeros() noexcept {
-  const std::vector<MapBlock>& rows = image_.map().blocks;
-  bool ok = true;
-  for (BlockId block = 0; block < rows.size() && !stop_; ++block) {
-    BlockRange run{block, 0};
-    while (run.end() < rows.size() && run.count < kZeroRun && rows[run.end()].codec == Codec::zero)
-      ++run.count;
-    if (run.count == 0) continue;
-    ok &= memory_.settleLoad(run);
-    block = run.end() - 1;
+void Restorer::makePlan() {
+  if (!options_.orderFile.empty())
+    learnt_ = readOrderFile(options_.orderFile, options_.id, memory_.blockCount());
+  plan_ = std::make_unique<RestorePlan>(image_.map(), learnt_);
+}
+
+void Restorer::work() {
+  nameThread("ckptfs-restore");
+  Worker worker{nullptr, std::make_unique_for_overwrite<std::byte[]>(memory_.geometry().blockBytes())};
+  worker_ = &worker;
+  std::call_once(planned_, [this] { makePlan(); });
+  std::unique_lock lock(stateLock_);
+  for (uint64_t last = 0;;) {
+    stateChanged_.wait(lock, [&] { return stop_ || state_ == State::done || pass_ != last; });
+    if (stop_ || state_ == State::done) return;
+    last = pass_;
+    lock.unlock();
+    pass(worker);
+    lock.lock();
+    if (--working_ == 0) endPass(lock);
   }
-  return ok;
 }
 
-/** Loads all that is absent. False: something failed, or stop was asked for. */
-bool Restorer::pass() noexcept {
-  bool ok = passSegments(SegmentKind::hot);
-  ok &= passZeros();
-  ok &= passSegments(SegmentKind::cold);
-  return ok && !stop_ && memory_.settleLoad({0, memory_.blockCount()});
+void Restorer::beginPass() noexcept {
+  if (plan_ != nullptr) plan_->rewind();
+  working_ = options_.threads;
+  ++pass_;
+  state_ = State::working;
+  stateChanged_.notify_all();
 }
 
-void Restorer::complete() noexcept {
+/** By the last thread of a pass. */
+void Restorer::endPass(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  const bool loaded = !stop_ && memory_.settleLoad({0, memory_.blockCount()});
+  lock.lock();
+  if (stop_) return;
+  if (loaded) {
+    complete(lock);
+  } else if (again_) {
+    again_ = false;
+    beginPass();
+  } else {
+    state_ = State::failed;
+    stateChanged_.notify_all();
+  }
+}
+
+void Restorer::complete(std::unique_lock<std::mutex>& lock) {
   memory_.endLoad();
-  const std::lock_guard lock(stateLock_);
-  fault_.reset();
-  completeNs_ = uint64_t(std::chrono::steady_clock::now().time_since_epoch().count());
+  // Now, and not when there is time: what is used later says nothing about a start.
+  std::vector<uint8_t> accessed(memory_.blockCount());
+  memory_.harvestAccessed(accessed);
+  loader_.forget();
+  completeNs_ = Pace::steadyNs();
   state_ = State::done;
   stateChanged_.notify_all();
+  lock.unlock();
+  memory_.retryFailed();  // a vCPU whose own attempt failed may wait for a block that has come since
+  learn(accessed);
+  lock.lock();
+}
+
+/** Writes the order file; the restore is complete without it, too. */
+void Restorer::learn(std::span<const uint8_t> accessed) noexcept try {
+  if (options_.orderFile.empty()) return;
+  const NeedOrder order = needs_.order(accessed, *plan_, learnt_);
+  if (!order.empty()) writeOrderFile(options_.orderFile, options_.id, order);
+} catch (const std::exception&) {
 }
 
 void Restorer::arm() {
@@ -159,40 +209,23 @@ void Restorer::arm() {
 
 void Restorer::loadAll() {
   arm();
-  if (!pass()) throw image_.describe(*fault_);
-  complete();
+  start();
+  wait();
 }
 
 void Restorer::start() {
   const std::lock_guard lock(stateLock_);
-  if (state_ == State::done) return;
-  state_ = State::working;
-  thread_ = std::thread([this] { background(); });
-}
-
-void Restorer::background() {
-  nameThread("ckptfs-restore");
-  for (;;) {
-    if (pass()) {
-      complete();
-      // A vCPU whose own attempt failed may wait for a block that has come since.
-      memory_.retryFailed();
-      return;
-    }
-    std::unique_lock lock(stateLock_);
-    if (!again_) state_ = State::failed;
-    stateChanged_.notify_all();
-    stateChanged_.wait(lock, [this] { return again_ || stop_; });
-    if (stop_) return;
-    again_ = false;
-    state_ = State::working;
-  }
+  if (state_ != State::idle) return;
+  beginPass();
+  for (unsigned i = 0; i < options_.threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
 void Restorer::wait() {
   std::unique_lock lock(stateLock_);
-  stateChanged_.wait(lock, [this] { return state_ == State::done || state_ == State::failed; });
-  if (state_ == State::failed) throw image_.describe(*fault_);
+  stateChanged_.wait(
+      lock, [this] { return stop_ || state_ == State::done || state_ == State::failed; });
+  if (state_ == State::failed) throw image_.describe(*loader_.fault());
+  if (state_ != State::done) throw Error(Code::cancelled, "the restore was stopped");
 }
 
 void Restorer::retry() {
@@ -200,10 +233,11 @@ void Restorer::retry() {
   {
     const std::lock_guard lock(stateLock_);
     if (state_ == State::done) return;
-    fault_.reset();
-    again_ = true;
-    if (state_ == State::failed) state_ = State::working;
-    stateChanged_.notify_all();
+    loader_.forget();
+    if (state_ == State::failed)
+      beginPass();
+    else
+      again_ = state_ == State::working;
   }
   memory_.retryFailed();
 }
@@ -214,10 +248,11 @@ RestoreProgress Restorer::progress() const {
   progress.demand = demand_;
   progress.prefetched = prefetched_;
   progress.zero = zero_;
+  progress.demandStallNs = demandStallNs_;
   const std::lock_guard lock(stateLock_);
   progress.done = state_ == State::done;
   progress.completeNs = completeNs_;
-  if (fault_) progress.error = image_.describe(*fault_).what();
+  if (const auto fault = loader_.fault()) progress.error = image_.describe(*fault).what();
   return progress;
 }
 

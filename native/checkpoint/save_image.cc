@@ -66,7 +66,6 @@ bool SaveImage::readMemory(BlockId block, uint64_t within,
     liveCopy(into.data(), memory_.hostView() + memory_.geometry().offsetOf(block) + within,
              into.size());
   // None of these states comes back once left, until the traces have ended.
-  std::atomic_thread_fence(std::memory_order_acquire);
   return isUnwritten(memory_.state(block)) && tracing_.load(std::memory_order_relaxed) &&
          !failed_.load(std::memory_order_relaxed);
 }

@@ -34,7 +34,6 @@ bool SaveOutput::share(BlockId block, BlockId candidate, const std::byte* raw) n
   const bool equal =
       liveEquals(memory_.hostView() + geometry.offsetOf(candidate), raw, geometry.blockBytes());
   // Once left, `saved` does not come back within a save: nobody wrote while it was compared.
-  std::atomic_thread_fence(std::memory_order_acquire);
   return equal && memory_.state(candidate) == BlockState::saved && rows_.alias(block, candidate);
 }
 
@@ -105,8 +104,7 @@ SaveOutput::Published SaveOutput::publish(const MemoryMap* base) {
       published.bytes += segment.bytes();
     }
   }
-  const MemoryMap map =
-      rows_.finish(segments_[0].description(), segments_[1].description(), base);
+  const MemoryMap map = rows_.finish(segments_[0].description(), segments_[1].description(), base);
   for (const MapSegment& segment : map.segments) published.segments.emplace_back(segment.name);
   const std::vector<std::byte> bytes = map.encode();
   const CheckpointFile file = CheckpointFile::create(directory_ + "/" + MemoryMap::kFileName);

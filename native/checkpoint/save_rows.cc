@@ -49,7 +49,7 @@ SaveRows::Place SaveRows::place(BlockId block) const {
 
 /** Takes over the rows of blocks that were not to be saved, with the IO blocks and segments that
  *  they lie in. */
-void SaveRows::referTo(const MemoryMap& base) {
+void SaveRows::referTo(const MemoryMap& base, MemoryMap& map) const {
   std::vector<uint32_t> places(base.ioBlocks.size(), kNoIoBlock);
   std::vector<bool> named(base.segments.size());
   for (BlockId block = 0; block < traced_.size(); ++block) {
@@ -60,40 +60,42 @@ void SaveRows::referTo(const MemoryMap& base) {
   std::vector<uint32_t> segments(base.segments.size());
   for (size_t i = 0; i < named.size(); ++i) {
     if (!named[i]) continue;
-    segments[i] = static_cast<uint32_t>(map_.segments.size());
-    map_.segments.push_back(base.segments[i]);
+    segments[i] = static_cast<uint32_t>(map.segments.size());
+    map.segments.push_back(base.segments[i]);
   }
   for (size_t i = 0; i < places.size(); ++i) {
     if (places[i] == kNoIoBlock) continue;
-    places[i] = static_cast<uint32_t>(map_.ioBlocks.size());
-    map_.ioBlocks.push_back(base.ioBlocks[i]);
-    map_.ioBlocks.back().segment = segments[base.ioBlocks[i].segment];
+    places[i] = static_cast<uint32_t>(map.ioBlocks.size());
+    map.ioBlocks.push_back(base.ioBlocks[i]);
+    map.ioBlocks.back().segment = segments[base.ioBlocks[i].segment];
   }
   for (BlockId block = 0; block < traced_.size(); ++block) {
     if (traced(block)) continue;
-    MapBlock& row = map_.blocks[block] = base.blocks[block];
+    MapBlock& row = map.blocks[block] = base.blocks[block];
     if (row.codec != Codec::zero) row.ioBlock = places[row.ioBlock];
   }
 }
 
-MemoryMap SaveRows::finish(const MapSegment& hot, const MapSegment& cold, const MemoryMap* base) {
+MemoryMap SaveRows::finish(const MapSegment& hot, const MapSegment& cold,
+                           const MemoryMap* base) const {
   for (BlockId block = 0; block < traced_.size(); ++block)
     if (traced(block) ? !complete(block) : base == nullptr)
       throw Error(Code::io, "memory block " + std::to_string(block) + " was not saved");
+  MemoryMap map = map_;  // a copy: place() goes on
   uint32_t segments[2] = {};
   for (const MapSegment& segment : {hot, cold}) {
     if (segment.ioBlocks == 0) continue;
-    segments[static_cast<uint32_t>(segment.kind)] = static_cast<uint32_t>(map_.segments.size());
-    map_.segments.push_back(segment);
+    segments[static_cast<uint32_t>(segment.kind)] = static_cast<uint32_t>(map.segments.size());
+    map.segments.push_back(segment);
   }
-  for (MapIoBlock& io : map_.ioBlocks) io.segment = segments[io.segment];
-  if (base != nullptr) referTo(*base);
-  if (map_.segments.size() > kMaxSegments)
+  for (MapIoBlock& io : map.ioBlocks) io.segment = segments[io.segment];
+  if (base != nullptr) referTo(*base, map);
+  if (map.segments.size() > kMaxSegments)
     throw Error(Code::usage, "the checkpoint would refer to more than " +
                                  std::to_string(kMaxSegments) +
                                  " segments; take a full one instead of an incremental one");
-  map_.sortIoBlocks();
-  return std::move(map_);
+  map.sortIoBlocks();
+  return map;
 }
 
 }  // namespace ckptfs

@@ -46,7 +46,7 @@ class SaveRows {
   /** The whole map, after the last row: of segments written now those that hold anything, and what
    *  is referred to of `base`. Throws Error if a row is missing, or there are too many segments. */
   MemoryMap finish(const format::MapSegment& hot, const format::MapSegment& cold,
-                   const MemoryMap* base);
+                   const MemoryMap* base) const;
 
  private:
   static constexpr format::MapBlock kZeroRow = {
@@ -55,12 +55,12 @@ class SaveRows {
     map_.blocks[block] = row;
     complete_[block].store(true, std::memory_order_release);
   }
-  void referTo(const MemoryMap& base);
+  void referTo(const MemoryMap& base, MemoryMap& map) const;
 
   std::vector<uint8_t> traced_;
   std::unique_ptr<std::atomic<bool>[]> complete_;
-  mutable std::mutex lock_;  // guards map_.ioBlocks, whose segment is the SegmentKind until finish()
-  MemoryMap map_;
+  mutable std::mutex lock_;  // guards map_.ioBlocks
+  MemoryMap map_;            // without segments: an IO block's is its SegmentKind
 };
 
 }  // namespace ckptfs

@@ -41,7 +41,8 @@ bool SaveWalk::isHole(BlockId block) noexcept {
     const Geometry& geometry = memory_.geometry();
     const auto at = static_cast<off_t>(geometry.offsetOf(block));
     off_t data = lseek(memory_.fd(), at, SEEK_DATA);
-    if (data < 0) data = errno == ENXIO ? static_cast<off_t>(memory_.bytes()) : at;  // no more pages
+    if (data < 0)
+      data = errno == ENXIO ? static_cast<off_t>(memory_.bytes()) : at;  // no more pages
     const BlockId first = geometry.blockOf(static_cast<uint64_t>(data));
     extentIsHole_ = first > block;
     if (extentIsHole_) {

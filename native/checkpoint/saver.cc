@@ -78,8 +78,7 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
       slots_(options.vcpus + 1) {
   for (Slot& slot : slots_) slot.buffer = pool_.take();
   for (unsigned i = 0; i < options.workers; ++i)
-    workers_.push_back(
-        std::make_unique<Worker>(memory.geometry(), options.codec, *pool_.take()));
+    workers_.push_back(std::make_unique<Worker>(memory.geometry(), options.codec, *pool_.take()));
   startWorkers();
   for (BlockId block = 0; block < memory.blockCount(); block += kArmAheadBlocks)
     memory.armAhead({block, std::min(kArmAheadBlocks, memory.blockCount() - block)});

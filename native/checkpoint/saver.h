@@ -37,14 +37,15 @@
 namespace ckptfs {
 
 struct SaveOptions {
-  std::string directory;  // exists; receives memory.map and the new segments
+  std::string directory;                     // exists; receives memory.map and the new segments
   format::Codec codec = format::Codec::lz4;  // lz4, zstd or raw
   unsigned vcpus = 1;    // threads with indexes below this have a staging buffer of their own
   unsigned workers = 2;  // at least 1
   /** Staging memory that exists before the pause; it grows to a quarter of RAM, at most 512 MiB.
    *  0: an eighth of RAM, between 8 and 128 MiB. */
   uint64_t stagingBytes = 0;
-  /** What blocks the guest used of late, as GuestMemory::harvestAccessed() tells it; may be empty. */
+  /** What blocks the guest used of late, as GuestMemory::harvestAccessed() tells it; may be empty.
+   */
   std::vector<uint8_t> accessed = {};
   /** The guest stays stopped until the save is done: it is ordered for the restore alone (B9). */
   bool suspend = false;
@@ -58,13 +59,13 @@ struct SaveOptions {
 
 /** Numbers of memory blocks, but for the bytes and faults. */
 struct SaveResult {
-  uint64_t vcpu = 0;         // saved by threads that faulted or prepared a write
-  uint64_t background = 0;   // saved by workers
-  uint64_t zero = 0;         // all zeros: no body stored
-  uint64_t duplicate = 0;    // share the body of another block
-  uint64_t parent = 0;       // refer to the base
-  uint64_t storedBytes = 0;  // of memory.map and the new segments
-  uint64_t faults = 0;       // write traces that vCPUs ran into
+  uint64_t vcpu = 0;                  // saved by threads that faulted or prepared a write
+  uint64_t background = 0;            // saved by workers
+  uint64_t zero = 0;                  // all zeros: no body stored
+  uint64_t duplicate = 0;             // share the body of another block
+  uint64_t parent = 0;                // refer to the base
+  uint64_t storedBytes = 0;           // of memory.map and the new segments
+  uint64_t faults = 0;                // write traces that vCPUs ran into
   std::vector<std::string> segments;  // file names that memory.map refers to
 };
 

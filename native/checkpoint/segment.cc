@@ -107,7 +107,8 @@ const char* checkIoBlock(std::span<const std::byte> ioBlock, const Geometry& geo
   uint64_t bodyBytes = 0;
   for (uint32_t i = 0; i < header.count; ++i) {
     const auto entry = take<IoBlockEntry>(ioBlock, sizeof header + i * sizeof(IoBlockEntry));
-    if (!isBodyLength(entry.codec, entry.stored, geometry.blockBytes()) || entry.reserved[0] != 0 || entry.reserved[1] != 0 || entry.reserved[2] != 0)
+    if (!isBodyLength(entry.codec, entry.stored, geometry.blockBytes()) || entry.reserved[0] != 0 ||
+        entry.reserved[1] != 0 || entry.reserved[2] != 0)
       return "IO block entry is inconsistent";
     bodyBytes += entry.stored;
   }

@@ -43,8 +43,8 @@ StagingPool::Chunk::~Chunk() {
 StagingPool::StagingPool(const Geometry& geometry, size_t least, uint64_t bytes,
                          uint64_t limitBytes)
     : geometry_(geometry),
-      limit_(std::max<size_t>({least, bytes / geometry.ioBlockBytes(),
-                               limitBytes / geometry.ioBlockBytes()})),
+      limit_(std::max<size_t>(
+          {least, bytes / geometry.ioBlockBytes(), limitBytes / geometry.ioBlockBytes()})),
       step_(std::max<size_t>(1, kGrowthBytes / geometry.ioBlockBytes())) {
   all_.reserve(limit_);
   add(std::max<size_t>(least, bytes / geometry.ioBlockBytes()));
@@ -55,8 +55,8 @@ void StagingPool::add(size_t buffers) {
   Chunk chunk(buffers * geometry_.ioBlockBytes());
   std::vector<std::unique_ptr<StagingBuffer>> more;
   for (size_t i = 0; i < buffers; ++i)
-    more.push_back(std::make_unique<StagingBuffer>(geometry_,
-                                                   chunk.memory() + i * geometry_.ioBlockBytes()));
+    more.push_back(
+        std::make_unique<StagingBuffer>(geometry_, chunk.memory() + i * geometry_.ioBlockBytes()));
   const std::lock_guard lock(lock_);
   chunks_.push_back(std::move(chunk));
   for (auto& buffer : more) {
@@ -111,9 +111,8 @@ StagingBuffer* StagingPool::nextFull(std::chrono::nanoseconds timeout,
                                      uint64_t interrupts) noexcept {
   std::unique_lock lock(lock_);
   if (oldest_ == nullptr && timeout.count() > 0)
-    filled_.wait_for(lock, timeout, [&] {
-      return oldest_ != nullptr || closed_ || interrupts_ != interrupts;
-    });
+    filled_.wait_for(lock, timeout,
+                     [&] { return oldest_ != nullptr || closed_ || interrupts_ != interrupts; });
   return popFull();
 }
 

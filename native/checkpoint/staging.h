@@ -100,8 +100,8 @@ class StagingPool {
   void add(size_t buffers);
 
   const Geometry geometry_;
-  const size_t limit_;  // buffers
-  const size_t step_;   // of grow()
+  const size_t limit_;       // buffers
+  const size_t step_;        // of grow()
   mutable std::mutex lock_;  // guards what is below
   std::condition_variable freed_, filled_;
   std::vector<Chunk> chunks_;

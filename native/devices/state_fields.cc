@@ -53,6 +53,16 @@ const Json& list(const Json& object, const char* key, size_t maxCount) {
   return value;
 }
 
+std::vector<uint64_t> numbers(const Json& object, const char* key, size_t maxCount, uint64_t max) {
+  std::vector<uint64_t> result;
+  for (const Json& value : list(object, key, maxCount)) {
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > max)
+      damaged(key, "a list of numbers between 0 and " + std::to_string(max));
+    result.push_back(value.get<uint64_t>());
+  }
+  return result;
+}
+
 Json fromBytes(std::span<const uint8_t> bytes) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text;

@@ -24,6 +24,8 @@ bool flag(const Json& object, const char* key);
 std::string text(const Json& object, const char* key, size_t maxLength);
 /** An array of at most `maxCount` elements. */
 const Json& list(const Json& object, const char* key, size_t maxCount);
+/** An array of at most `maxCount` numbers between 0 and `max`. */
+std::vector<uint64_t> numbers(const Json& object, const char* key, size_t maxCount, uint64_t max);
 
 /** Bytes are saved as one string of two hexadecimal digits each. */
 Json fromBytes(std::span<const uint8_t> bytes);

@@ -24,7 +24,7 @@ std::unique_ptr<Chain> Chain::open(const std::string& parentPath,
                                      std::to_string(*spec.sealedBytes) +
                                      " bytes that it was; restore it from a backup");
     if (access == Access::redo && !newest) log->seal();
-    chain->top_ = std::make_shared<const Layer>(std::move(log), chain->top_);
+    chain->top_ = std::make_shared<const Layer>(Layer{std::move(log), chain->top_});
   }
   return chain;
 }
@@ -93,9 +93,7 @@ void Chain::readBlocks(const Layer* layer, uint64_t first, std::span<std::byte> 
   }
 }
 
-void Chain::read(uint64_t offset, std::span<std::byte> into) {
-  requireRange(offset, into.size(), 1);
-  const Layers layers = top();
+void Chain::readFrom(const Layers& layers, uint64_t offset, std::span<std::byte> into) const {
   if (!layers) return parent_->read(offset, into);
   const uint32_t blockBytes = layers->log->blockBytes();
   std::vector<std::byte> edge;
@@ -139,23 +137,33 @@ void Chain::append(const Layers& top, uint64_t offset, std::span<const std::byte
   }
 }
 
-void Chain::write(uint64_t offset, std::span<const std::byte> from) {
-  requireRange(offset, from.size(), kSectorBytes);
-  const Layers layers = top();
+// The block groups of which a write covers only a part get the rest from the layers below, and so
+// wait for writes that are still on their way there (requirement A13). Before the range is locked:
+// those writes lock it too.
+void Chain::awaitParts(const Layers& layers, uint64_t offset, uint64_t length) {
+  const uint64_t blockBytes = layers->log->blockBytes(), end = offset + length;
+  const auto await = [&](uint64_t block) {
+    pending_.awaitOlder(layers->number, {block * blockBytes, blockBytes});
+  };
+  if (offset % blockBytes != 0) await(offset / blockBytes);
+  if (end % blockBytes != 0) await(end / blockBytes);
+}
+
+void Chain::writeTo(const Layers& layers, uint64_t offset, std::span<const std::byte> from) {
   const RedoLog* log = writeTarget(layers);
   if (log == nullptr) return parent_->write(offset, from);
   if (from.empty()) return;
+  awaitParts(layers, offset, from.size());
   const RangeLock::Guard guard(writing_, offset / log->blockBytes(),
                                (offset + from.size() - 1) / log->blockBytes() + 1);
   append(layers, offset, from);
 }
 
-void Chain::writeZeroes(uint64_t offset, uint64_t length, bool unmap) {
-  requireRange(offset, length, kSectorBytes);
-  const Layers layers = top();
+void Chain::zeroIn(const Layers& layers, uint64_t offset, uint64_t length, bool unmap) {
   RedoLog* log = writeTarget(layers);
   if (log == nullptr) return parent_->zero(offset, length, unmap);
   if (length == 0) return;
+  awaitParts(layers, offset, length);
   const uint64_t blockBytes = log->blockBytes(), end = offset + length;
   const RangeLock::Guard guard(writing_, offset / blockBytes, (end - 1) / blockBytes + 1);
   // Whole blocks by one record; a part of a block by writing zeros to it. The last block of the
@@ -170,15 +178,82 @@ void Chain::writeZeroes(uint64_t offset, uint64_t length, bool unmap) {
     append(layers, endWhole * blockBytes, std::span(zeros).first(end - endWhole * blockBytes));
 }
 
+void Chain::flushAll(const Layers& layers) {
+  // Oldest first: what is durable at the top may rely on what lies below.
+  if (readOnly()) return;
+  parent_->flush();
+  for (RedoLog* log : oldestFirst(layers)) log->flush();
+}
+
+/** The layers of one moment, with the writes that were announced for them. */
+class Chain::Pinned final : public Disk {
+ public:
+  Pinned(Chain& chain, std::span<const Extent> changes)
+      : Pinned(chain, changes, std::lock_guard(chain.topMutex_)) {}
+
+  uint64_t bytes() const noexcept override { return chain_.bytes(); }
+  bool readOnly() const noexcept override { return chain_.readOnly(); }
+  void read(uint64_t offset, std::span<std::byte> into) override {
+    chain_.requireRange(offset, into.size(), 1);
+    chain_.readFrom(layers_, offset, into);
+  }
+  void write(uint64_t offset, std::span<const std::byte> from) override {
+    requireAnnounced(offset, from.size());
+    chain_.writeTo(layers_, offset, from);
+  }
+  void flush() override { chain_.flushAll(layers_); }
+  void writeZeroes(uint64_t offset, uint64_t length, bool unmap) override {
+    requireAnnounced(offset, length);
+    chain_.zeroIn(layers_, offset, length, unmap);
+  }
+  void discard(uint64_t offset, uint64_t length) override { writeZeroes(offset, length, true); }
+
+ private:
+  // With topMutex_ held, so that no push comes between: what it seals must not be written later.
+  Pinned(Chain& chain, std::span<const Extent> changes, const std::lock_guard<std::mutex>&)
+      : chain_(chain),
+        layers_(chain.top_),
+        pending_(chain.pending_, numberOf(layers_), chain.readOnly() ? noChanges() : changes) {}
+
+  static std::span<const Extent> noChanges() { return {}; }
+  void requireAnnounced(uint64_t offset, uint64_t length) const {
+    chain_.requireRange(offset, length, kSectorBytes);
+    if (!chain_.readOnly() && !pending_.covers({offset, length}))
+      throw Error(Code::usage, "a request writes to disk " + chain_.parentPath() +
+                                   " where it did not announce to");
+  }
+
+  Chain& chain_;
+  const Layers layers_;
+  const PendingWrites::Guard pending_;
+};
+
+std::shared_ptr<Disk> Chain::pin(std::span<const Extent> changes) {
+  return std::make_shared<Pinned>(*this, changes);
+}
+
+void Chain::read(uint64_t offset, std::span<std::byte> into) {
+  Pinned(*this, {}).read(offset, into);
+}
+
+void Chain::write(uint64_t offset, std::span<const std::byte> from) {
+  requireRange(offset, from.size(), kSectorBytes);
+  const Extent change{offset, from.size()};
+  Pinned(*this, {&change, 1}).write(offset, from);
+}
+
+void Chain::writeZeroes(uint64_t offset, uint64_t length, bool unmap) {
+  requireRange(offset, length, kSectorBytes);
+  const Extent change{offset, length};
+  Pinned(*this, {&change, 1}).writeZeroes(offset, length, unmap);
+}
+
 void Chain::discard(uint64_t offset, uint64_t length) {
   writeZeroes(offset, length, true);
 }
 
 void Chain::flush() {
-  // Oldest first: what is durable at the top may rely on what lies below.
-  if (readOnly()) return;
-  parent_->flush();
-  for (RedoLog* log : oldestFirst(top())) log->flush();
+  flushAll(top());
 }
 
 std::unique_ptr<RedoLog> Chain::prepare(const std::string& path) const {
@@ -197,14 +272,19 @@ void Chain::push(std::unique_ptr<RedoLog> fresh) {
   requireFollows(*fresh, below, Code::usage);
   if (!fresh->empty() || fresh->sealed())
     throw Error(Code::usage, "redo log " + fresh->path() + " is not a fresh one");
-  Layers layers = std::make_shared<const Layer>(std::move(fresh), std::move(below));
+  Layers layers = std::make_shared<const Layer>(Layer{std::move(fresh), std::move(below)});
   const std::lock_guard lock(topMutex_);
   top_.swap(layers);
+}
+
+bool Chain::waitFrozen(std::chrono::milliseconds timeout) {
+  return pending_.awaitOlder(numberOf(top()), timeout);
 }
 
 void Chain::sealFrozen() {
   const Layers layers = top();
   if (!layers || readOnly()) return;
+  pending_.awaitOlder(layers->number, {0, bytes()});
   parent_->freeze();
   for (RedoLog* log : oldestFirst(layers->below)) log->seal();
 }

@@ -1,12 +1,17 @@
 // A virtual disk: a parent and redo logs over it, read from the newest down, written at the top.
 //
 // The layers are an immutable linked list, newest first. push() puts a new one in front by swapping
-// one pointer; readers and writers take the pointer once a request, so that reads of the mount need
-// no quiet. Layers are shared with the views that frozenView() gives, which outlive further pushes.
+// one pointer; readers and writers take the pointer once a request (a pin), so that reads of the
+// mount need no quiet. Layers are shared with the views that frozenView() gives, which outlive
+// further pushes.
 //
 // A checkpoint is: prepare() before the pause, push() in it, frozenView() and sealFrozen() after it
-// (requirements A1 to A3). Any thread may call any member; push() wants no write in flight, since a
-// write that took the old top would land in what is frozen.
+// (requirements A1 to A3). Any thread may call any member at any time. Requests may be in flight
+// across a push: one that was pinned before it reads and writes the layers of then, to its end, so
+// that its writes reach the frozen disk as well as the ongoing one; what is written afterwards
+// reaches only the latter (requirement A8). PendingWrites keeps account of them: sealFrozen() waits
+// for those writes, and so does a newer write that copies up part of a block group which one of
+// them changes (requirement A13).
 #pragma once
 
 #include <memory>
@@ -18,6 +23,7 @@
 #include "base/error.h"
 #include "disk/disk.h"
 #include "disk/parent.h"
+#include "disk/pending_writes.h"
 #include "disk/range_lock.h"
 #include "disk/redo_log.h"
 
@@ -56,18 +62,23 @@ class Chain final : public Disk {
   void flush() override;
   void writeZeroes(uint64_t offset, uint64_t length, bool unmap) override;
   void discard(uint64_t offset, uint64_t length) override;
+  std::shared_ptr<Disk> pin(std::span<const Extent> changes) override;
 
   /** Creates at `path` an empty log that follows the newest layer, ready to be pushed. */
   std::unique_ptr<RedoLog> prepare(const std::string& path) const;
   /**
    * Sends all later writes to `fresh`, made by prepare() since the last push. O(1), without IO: the
-   * disk's whole part in a checkpoint's pause. The caller keeps writes out meanwhile. Error(usage)
-   * if `fresh` does not belong here.
+   * disk's whole part in a checkpoint's pause. Requests that were pinned before go on where they are.
+   * Error(usage) if `fresh` does not belong here.
    */
   void push(std::unique_ptr<RedoLog> fresh);
-  /** Makes all below the newest layer durable and immutable, the parent included. Idempotent. */
+  /** True once no write that was in flight at the last push is; false after `timeout`. */
+  bool waitFrozen(std::chrono::milliseconds timeout);
+  /** Makes all below the newest layer durable and immutable, the parent included, after it waited
+   *  for what waitFrozen() waits for. Idempotent. */
   void sealFrozen();
-  /** The disk as it was at the last push: read-only, of the layers below the newest. */
+  /** The disk as it was at the last push, with what was in flight then once that is complete:
+   *  read-only, of the layers below the newest. */
   std::unique_ptr<Chain> frozenView() const;
 
   /** The redo logs, oldest first. */
@@ -80,13 +91,16 @@ class Chain final : public Disk {
   struct Layer {
     std::shared_ptr<RedoLog> log;
     std::shared_ptr<const Layer> below;
+    uint64_t number = below ? below->number + 1 : 1;  // for PendingWrites; the parent is 0
   };
   using Layers = std::shared_ptr<const Layer>;
+  class Pinned;
 
   Chain(std::shared_ptr<Parent> parent, Layers top, Access access)
       : parent_(std::move(parent)), access_(access), top_(std::move(top)) {}
 
   Layers top() const;
+  static uint64_t numberOf(const Layers& top) { return top ? top->number : 0; }
   static std::vector<RedoLog*> oldestFirst(const Layers& layers);
   void requireFollows(const RedoLog& log, const Layers& below, Code code) const;
   void requireRange(uint64_t offset, uint64_t length, uint64_t alignment) const;
@@ -96,9 +110,17 @@ class Chain final : public Disk {
                   uint32_t blockBytes) const;
   void append(const Layers& top, uint64_t offset, std::span<const std::byte> from);
 
+  // The requests, on the layers that a pin took. Ranges have been checked.
+  void readFrom(const Layers& layers, uint64_t offset, std::span<std::byte> into) const;
+  void writeTo(const Layers& layers, uint64_t offset, std::span<const std::byte> from);
+  void zeroIn(const Layers& layers, uint64_t offset, uint64_t length, bool unmap);
+  void flushAll(const Layers& layers);
+  void awaitParts(const Layers& layers, uint64_t offset, uint64_t length);
+
   const std::shared_ptr<Parent> parent_;
   const Access access_;
-  RangeLock writing_;  // of blocks, by writes to a redo log
+  RangeLock writing_;      // of blocks, by writes to a redo log
+  PendingWrites pending_;  // added to with topMutex_ held
   mutable std::mutex topMutex_;
   Layers top_;  // null: the parent alone
 };

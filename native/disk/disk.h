@@ -6,9 +6,22 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 namespace ckptfs {
+
+/** Bytes [offset, offset + length) of a disk. */
+struct Extent {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  bool overlaps(const Extent& other) const noexcept {
+    return offset < other.offset + other.length && other.offset < offset + length;
+  }
+  bool contains(const Extent& other) const noexcept {
+    return other.offset >= offset && other.offset + other.length <= offset + length;
+  }
+};
 
 class Disk {
  public:
@@ -26,6 +39,16 @@ class Disk {
   virtual void writeZeroes(uint64_t offset, uint64_t length, bool unmap) = 0;
   /** A hint: the contents of the range are no longer needed. They read as zeros afterwards. */
   virtual void discard(uint64_t offset, uint64_t length) = 0;
+  /**
+   * This disk for one request: whatever goes through the pin reaches the disk as it is now, even if
+   * a checkpoint switches the disk to a new redo log meanwhile (requirement A8). `changes` are the
+   * ranges that the request is going to write; until the pin is destroyed they count as a write in
+   * flight. This object outlives the pin. Disks that are never switched are their own pin.
+   */
+  virtual std::shared_ptr<Disk> pin(std::span<const Extent> changes) {
+    static_cast<void>(changes);
+    return {std::shared_ptr<void>(), this};
+  }
 };
 
 }  // namespace ckptfs

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "devices/memory_map.h"
 #include "machine/machine.h"
 
 namespace ckptfs {
@@ -15,8 +16,14 @@ namespace {
  */
 constexpr auto kDrainTimeout = std::chrono::seconds(30);
 
+/** How long the guest is watched before the pause for the blocks that it uses. */
+constexpr auto kAccessWindow = std::chrono::milliseconds(20);
+
 /** How often a save that waits for a restore looks whether it is complete. */
 constexpr auto kRestorePoll = std::chrono::milliseconds(1);
+
+/** How often a save that waits for writes in flight looks whether it was cancelled. */
+constexpr auto kSealPoll = std::chrono::milliseconds(50);
 
 using Clock = std::chrono::steady_clock;
 
@@ -26,10 +33,15 @@ uint64_t microseconds(Clock::duration d) {
 
 }  // namespace
 
+LiveSave::~LiveSave() {
+  if (reads_) reads_->end();
+}
+
 CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
   const auto begun = Clock::now();
-  // A block that has not been loaded cannot be saved: the restore goes first.
-  awaitRestore();
+  openBase();
+  // A full save needs every block; an incremental one refers to those that are not loaded yet.
+  if (!base_) awaitRestore();
   try {
     prepare();
     pause();
@@ -38,10 +50,29 @@ CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
       if (disk.fresh) ::unlink(disk.fresh->path().c_str());
     throw;
   }
+  const auto image = std::make_shared<SavedMemory>(saver_, machine_.memory_.bytes());
+  machine_.setSavedMemory(image);
   resumed(result_.pauseUs);
-  finish();
+  try {
+    save();
+    image->complete(request_.directory);
+  } catch (const Error& error) {
+    image->fail(error);
+    if (suspended_) machine_.resume();
+    throw;
+  }
+  machine_.setTracked(request_.id);
   result_.totalUs = microseconds(Clock::now() - begun);
   return result_;
+}
+
+void LiveSave::openBase() {
+  if (request_.base && machine_.tracked() == request_.base->id)
+    base_ = std::make_shared<const MemoryImage>(request_.base->directory);
+}
+
+void LiveSave::refuseCancelled() const {
+  if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
 }
 
 void LiveSave::awaitRestore() const {
@@ -50,23 +81,54 @@ void LiveSave::awaitRestore() const {
     const RestoreProgress progress = machine_.restorer_->progress();
     if (progress.done) return;
     if (!progress.error.empty()) throw Error(Code::damaged, progress.error);
-    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+    refuseCancelled();
     std::this_thread::sleep_for(kRestorePoll);
   }
 }
 
 void LiveSave::prepare() {
+  GuestMemory& memory = machine_.memory_;
+  // What vCPUs use from here on is what they are likely to use in the save (requirement B4).
+  std::vector<uint8_t> accessed(memory.blockCount());
+  memory.harvestAccessed(accessed);
+  machine_.vcpus_->flushTranslations();
+  const auto watching = Clock::now();
   for (const CheckpointRequest::Redo& redo : request_.redo) {
     auto chain = machine_.platform_.disk(redo.disk);
     auto fresh = chain->prepare(redo.path);
     switches_.push_back({std::move(chain), std::move(fresh)});
   }
-  saver_ =
-      std::make_unique<Saver>(machine_.memory_, SaveOptions{.directory = request_.directory,
-                                                            .codec = request_.codec == "lz4" ? format::Codec::lz4 : format::Codec::raw,
-                                                            .vcpus = machine_.config_.cpus});
+  std::this_thread::sleep_until(watching + kAccessWindow);
+  std::fill(accessed.begin(), accessed.end(), 0);
+  memory.harvestAccessed(accessed);
+  reads_ = std::make_shared<PendingReads>(memory.geometry(), memory_map::kRamBase);
+  const SaveOptions options{
+      .directory = request_.directory,
+      .codec = request_.codec,
+      .vcpus = machine_.config_.cpus,
+      .accessed = std::move(accessed),
+      .suspend = request_.suspend,
+      .base = base_,
+      .limitBytesPerSecond = request_.limitBytesPerSecond,
+      .guestIoBusy = [&platform = machine_.platform_] { return platform.busy(); },
+      .late = reads_.get()};
+  // A reader of SavedMemory may hold the saver for longer than this object lives.
+  saver_ = {new Saver(memory, options), [reads = reads_](Saver* saver) { delete saver; }};
   running_ = saver_.get();
-  if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+  refuseCancelled();
+}
+
+/** Leaves no disk request in flight, or none that the pause cannot bear. */
+void LiveSave::quietenDisks() {
+  Platform& platform = machine_.platform_;
+  platform.hold();
+  const auto prepare = [this] {
+    return reads_->prepare(
+        [this](BlockId block, const std::byte* raw) { saver_->late(block, raw); });
+  };
+  if (request_.inFlight) platform.keepInFlight(kDrainTimeout, reads_->watcher());
+  if (request_.inFlight && prepare()) return;
+  platform.waitDrained(kDrainTimeout);
 }
 
 void LiveSave::pause() {
@@ -74,20 +136,23 @@ void LiveSave::pause() {
     Platform& platform;
     ~ReleaseDevices() { platform.release(); }
   } devices{machine_.platform_};
-  machine_.platform_.hold();
-  machine_.platform_.waitDrained(kDrainTimeout);
+  quietenDisks();
 
   const auto stopping = Clock::now();
   machine_.quiesce();
   struct Unquiesce {
     Machine& machine;
-    ~Unquiesce() { machine.unquiesce(); }
+    bool keep = false;
+    ~Unquiesce() {
+      if (!keep) machine.unquiesce();
+    }
   };
   Clock::time_point stopped, armed, copied, switched;
   {
-    const Unquiesce guest{machine_};
+    Unquiesce guest{machine_};
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
+    machine_.platform_.stop();
     saver_->arm();
     if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
     armed = Clock::now();
@@ -95,13 +160,11 @@ void LiveSave::pause() {
       std::lock_guard quiet(machine_.inputMutex_);
       frozen_ = {machine_.clock_.now(), machine_.vcpus_->freeze(), machine_.platform_.freeze()};
     }
-    if (request_.oracle) {
-      const std::byte* ram = machine_.memory_.hostView();
-      machine_.oracle_.assign(ram, ram + machine_.memory_.bytes());
-    }
     copied = Clock::now();
     for (Switch& disk : switches_) disk.chain->push(std::move(disk.fresh));
     switched = Clock::now();
+    if (request_.oracle) machine_.takeOracle();
+    if (request_.suspend) guest.keep = suspended_ = machine_.suspend();
   }
   const auto resumed = Clock::now();
   result_.pauseUs = microseconds(resumed - stopping);
@@ -109,14 +172,15 @@ void LiveSave::pause() {
                       microseconds(copied - armed), microseconds(switched - copied)};
 }
 
-void LiveSave::finish() {
+void LiveSave::save() {
   saver_->start();
   try {
-    for (const Switch& disk : switches_) disk.chain->sealFrozen();
+    for (const Switch& disk : switches_) seal(*disk.chain);
     result_.disks = frozenDisks();
     result_.deviceState = frozen_.toJson();
   } catch (...) {
     saver_->cancel();
+    reads_->abandon();
     try {
       saver_->wait();
     } catch (const Error&) {  // the first failure is the one to tell
@@ -126,9 +190,17 @@ void LiveSave::finish() {
   const SaveResult saved = saver_->wait();
   result_.memoryBytes = machine_.memory_.bytes();
   result_.storedBytes = saved.storedBytes;
-  result_.blocks = {saved.vcpu, saved.background, saved.zero, 0};
+  result_.blocks = {saved.vcpu, saved.background, saved.zero, saved.parent, saved.duplicate};
   result_.faults = saved.faults;
   result_.guestTicks = frozen_.ticks;
+  result_.incremental = base_ != nullptr;
+  result_.segments = saved.segments;
+}
+
+void LiveSave::seal(Chain& chain) const {
+  while (!chain.waitFrozen(kSealPoll))
+    if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+  chain.sealFrozen();
 }
 
 std::vector<DiskConfig> LiveSave::frozenDisks() const {
@@ -158,7 +230,10 @@ std::string LiveSave::FrozenMachine::toJson() const {
 
 void LiveSave::cancel() {
   cancelled_ = true;
-  if (Saver* saver = running_) saver->cancel();
+  if (Saver* saver = running_) {
+    saver->cancel();
+    reads_->abandon();
+  }
 }
 
 Json LiveSave::progress() const {

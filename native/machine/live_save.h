@@ -1,11 +1,14 @@
-// One live checkpoint of a machine, in the order of requirement A.
+// One checkpoint of a machine, in the order of requirement A.
 //
-//   running  A1  redo logs and segment files are made, disk requests drained (new ones wait in
-//   their
-//                queues), so that no IO is left for the pause
-//   paused   A2  vCPUs parked, write traces armed, device state copied, disks switched; nothing
-//   else running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs
-//   sealed
+//   running  A1  redo logs and segment files are made and traces armed ahead (by the Saver); disk
+//                requests are drained, or got ready to go on across the pause (A14), while new ones
+//                wait in their queues: so that no IO is left for the pause
+//   paused   A2  vCPUs parked, devices stopped, traces armed on what was written meanwhile, device
+//                state copied, disks switched; nothing else
+//   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs are
+//                sealed, once the writes in flight have reached them
+//
+// A checkpoint with `suspend` stays in the second line until the guest is resumed (B9).
 #pragma once
 
 #include <atomic>
@@ -14,9 +17,12 @@
 #include <vector>
 
 #include "base/stateful.h"
+#include "checkpoint/memory_image.h"
 #include "checkpoint/saver.h"
 #include "disk/chain.h"
 #include "machine/machine_config.h"
+#include "machine/pending_reads.h"
+#include "machine/saved_memory.h"
 
 namespace ckptfs {
 
@@ -26,8 +32,9 @@ class LiveSave {
  public:
   LiveSave(Machine& machine, const CheckpointRequest& request)
       : machine_(machine), request_(request) {}
+  ~LiveSave();
 
-  /** Runs it all on the calling thread. Throws Error with traces lifted and the guest running. */
+  /** Runs it all on the calling thread. Throws Error with traces lifted and the guest as before. */
   CheckpointResult run(const std::function<void(uint64_t pauseUs)>& resumed);
 
   // From any thread.
@@ -46,19 +53,26 @@ class LiveSave {
     std::string toJson() const;
   };
 
+  void openBase();
   void awaitRestore() const;
+  void refuseCancelled() const;
   void prepare();
+  void quietenDisks();
   void pause();
-  void finish();
+  void save();
+  void seal(Chain& chain) const;
   std::vector<DiskConfig> frozenDisks() const;
 
   Machine& machine_;
   const CheckpointRequest& request_;
   std::atomic<bool> cancelled_{false};
   std::atomic<Saver*> running_{nullptr};  // for progress and cancel
-  std::unique_ptr<Saver> saver_;
+  std::shared_ptr<const MemoryImage> base_;
+  std::shared_ptr<PendingReads> reads_;  // made with the saver; empty if disks are drained
+  std::shared_ptr<Saver> saver_;
   std::vector<Switch> switches_;
   FrozenMachine frozen_;
+  bool suspended_ = false;
   CheckpointResult result_;
 };
 

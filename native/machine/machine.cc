@@ -49,6 +49,7 @@ Machine::Machine(const MachineConfig& config, Events events)
           events_.console),
       gate_(config.cpus),
       timers_(clock_, config.cpus, [this](unsigned vcpu) { vcpus_->timerExpired(vcpu); }) {
+  memory_.track(true);
   memory_.onFailure([this] { onMemoryFailure(); });
 }
 
@@ -107,11 +108,17 @@ void Machine::restore(const RestoreRequest& request) {
   }
   instructionsAtRestore_ = instructions();
   image_ = std::make_unique<MemoryImage>(request.directory);
-  restorer_ = std::make_unique<Restorer>(memory_, *image_);
+  restorer_ = std::make_unique<Restorer>(
+      memory_, *image_,
+      RestoreOptions{.id = request.id,
+                     .orderFile = request.orderFile,
+                     .limitBytesPerSecond = request.limitBytesPerSecond,
+                     .guestIoBusy = [this] { return platform_.busy(); }});
   if (request.lazy)
     restorer_->arm();
   else
     restorer_->loadAll();
+  setTracked(request.id);
 }
 
 void Machine::start() {
@@ -200,6 +207,11 @@ void Machine::pause() {
   throw Error(Code::usage, "the guest has ended or failed meanwhile");
 }
 
+bool Machine::suspend() noexcept {
+  State expected = State::running;
+  return state_.compare_exchange_strong(expected, State::paused);
+}
+
 void Machine::resume() {
   State expected = State::paused;
   if (!state_.compare_exchange_strong(expected, State::running))
@@ -232,6 +244,27 @@ CheckpointResult Machine::save(const CheckpointRequest& request,
 void Machine::cancelSave() {
   std::lock_guard lock(liveMutex_);
   if (live_) live_->cancel();
+}
+
+void Machine::takeOracle() {
+  const std::span ram(memory_.hostView(), memory_.bytes());
+  if (!memory_.prepareRead(0, ram.size())) throw Error(Code::damaged, memoryError());
+  oracle_.assign(ram.begin(), ram.end());
+}
+
+std::string Machine::tracked() const {
+  const std::lock_guard lock(liveMutex_);
+  return tracked_;
+}
+
+void Machine::setTracked(const std::string& id) {
+  const std::lock_guard lock(liveMutex_);
+  tracked_ = id;
+}
+
+void Machine::setSavedMemory(std::shared_ptr<const SavedMemory> saved) {
+  const std::lock_guard lock(liveMutex_);
+  saved_ = std::move(saved);
 }
 
 std::string Machine::memoryError() const {
@@ -317,7 +350,9 @@ Json Machine::status() const {
             {"instructions", instructions()},
             {"faults", counters.faults},
             {"mappings", counters.mappings},
-            {"guestTicks", std::to_string(clock_.now())}};
+            {"guestTicks", std::to_string(clock_.now())},
+            {"dirtyBytes", memory_.dirtyBlocks() * memory_.geometry().blockBytes()}};
+  if (const std::string id = tracked(); !id.empty()) json["trackedId"] = id;
   if (state_ == State::failed) json["error"] = memoryError();
   return json;
 }
@@ -354,6 +389,19 @@ ByteSource Machine::diskSource(std::shared_ptr<Machine> self, const std::string&
   auto disk = self->platform_.disk(id);
   return {disk->bytes(),
           [disk](uint64_t offset, std::span<std::byte> into) { disk->read(offset, into); }};
+}
+
+ByteSource Machine::savedSource(std::shared_ptr<Machine> self) {
+  std::shared_ptr<const SavedMemory> saved;
+  {
+    const std::lock_guard lock(self->liveMutex_);
+    saved = self->saved_;
+  }
+  if (!saved) throw Error(Code::notFound, "no checkpoint of this VM is being saved");
+  return {saved->bytes(), [self = std::move(self), saved](uint64_t offset,
+                                                          std::span<std::byte> into) {
+            saved->read(offset, into);
+          }};
 }
 
 bool Machine::mmioRead(uint64_t address, unsigned size, uint64_t& value) noexcept {

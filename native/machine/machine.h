@@ -28,6 +28,7 @@
 namespace ckptfs {
 
 class LiveSave;
+class SavedMemory;
 
 class Machine final : VcpuHost {
  public:
@@ -75,6 +76,9 @@ class Machine final : VcpuHost {
   /** RAM now, and a disk now; `self` keeps the machine alive as long as the source. */
   static ByteSource memorySource(std::shared_ptr<Machine> self);
   static ByteSource diskSource(std::shared_ptr<Machine> self, const std::string& id);
+  /** RAM as it was in the pause of the save under way, or of the last one. Error(notFound) if there
+   * was no pause yet. */
+  static ByteSource savedSource(std::shared_ptr<Machine> self);
   /** RAM as it was inside the pause of the last save that asked for it. */
   const std::vector<std::byte>& oracle() const { return oracle_; }
 
@@ -94,6 +98,8 @@ class Machine final : VcpuHost {
   /** Adds a hold, waits until all vCPUs are parked, and stops guest time. */
   void quiesce();
   void unquiesce();
+  /** Inside a pause: makes it last. False: the guest was paused already, or has ended. */
+  bool suspend() noexcept;
   void requestExits() noexcept;
   void onMemoryFailure();
   /** From running to failed, with a hold; false: the machine was not running. */
@@ -108,6 +114,11 @@ class Machine final : VcpuHost {
   /** From failed back to running. */
   void recover();
   std::span<std::byte> ram(uint64_t address, uint64_t length);
+  /** Inside a pause, for tests. */
+  void takeOracle();
+  std::string tracked() const;
+  void setTracked(const std::string& id);
+  void setSavedMemory(std::shared_ptr<const SavedMemory> saved);
 
   const MachineConfig config_;
   const Events events_;
@@ -135,8 +146,10 @@ class Machine final : VcpuHost {
   std::atomic<uint32_t> failures_{0};  // the watcher sleeps on it
 
   std::mutex saveMutex_;           // one save at a time
-  mutable std::mutex liveMutex_;   // guards the pointer below
+  mutable std::mutex liveMutex_;   // guards the next three
   LiveSave* live_ = nullptr;       // the save under way
+  std::string tracked_;            // the checkpoint that memory is tracked against; empty: none
+  std::shared_ptr<const SavedMemory> saved_;
   std::vector<std::byte> oracle_;  // written inside a pause, read after save()
 };
 

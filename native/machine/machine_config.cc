@@ -45,6 +45,13 @@ void readLayers(const Json& json, DiskLayers& layers) {
 
 }  // namespace
 
+format::Codec parseCodec(const std::string& name) {
+  if (name == "none") return format::Codec::raw;
+  if (name == "lz4") return format::Codec::lz4;
+  if (name == "zstd") return format::Codec::zstd;
+  throw Error(Code::usage, "there is no codec " + name + "; use lz4, zstd or none");
+}
+
 DiskLayers parseDiskLayers(const std::string& text) {
   return parse(text, "disk layers", [](const Json& json) {
     DiskLayers layers;
@@ -68,6 +75,10 @@ MachineConfig parseMachineConfig(const std::string& text) {
       readLayers(item, disk);
       item.at("id").get_to(disk.id);
       item.at("access").get_to(disk.access);
+      if (const auto it = item.find("fault"); it != item.end()) {
+        disk.faults = std::make_shared<Faults>();
+        disk.faults->delay(std::chrono::milliseconds(it->at("delayMs").get<uint32_t>()));
+      }
       config.disks.push_back(std::move(disk));
     }
     return config;
@@ -81,11 +92,18 @@ Json toJson(const ParentIdentity& identity) {
 CheckpointRequest parseCheckpointRequest(const std::string& text) {
   return parse(text, "save request", [](const Json& json) {
     CheckpointRequest request;
+    json.at("id").get_to(request.id);
     json.at("directory").get_to(request.directory);
-    json.at("codec").get_to(request.codec);
-    if (request.codec != "lz4" && request.codec != "none")
-      throw Error(Code::usage, "there is no codec " + request.codec + "; use lz4 or none");
-    request.oracle = json.value("oracle", false);
+    request.codec = parseCodec(json.at("codec"));
+    if (const auto it = json.find("base"); it != json.end())
+      request.base = {it->at("id"), it->at("directory")};
+    json.at("suspend").get_to(request.suspend);
+    const std::string drain = json.at("drain");
+    if (drain != "drain" && drain != "in-flight")
+      throw Error(Code::usage, "there is no way \"" + drain + "\" to drain; use drain or in-flight");
+    request.inFlight = drain == "in-flight";
+    request.limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0});
+    json.at("oracle").get_to(request.oracle);
     for (const Json& item : json.at("redo"))
       request.redo.push_back({item.at("disk"), item.at("path")});
     return request;
@@ -94,7 +112,12 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
 
 RestoreRequest parseRestoreRequest(const std::string& text) {
   return parse(text, "restore request", [](const Json& json) {
-    return RestoreRequest{json.at("directory"), json.at("deviceState"), json.at("lazy")};
+    return RestoreRequest{.id = json.at("id"),
+                          .directory = json.at("directory"),
+                          .deviceState = json.at("deviceState"),
+                          .lazy = json.at("lazy"),
+                          .orderFile = json.value("orderFile", std::string()),
+                          .limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0})};
   });
 }
 
@@ -124,11 +147,14 @@ Json toJson(const CheckpointResult& r) {
        {{"vcpu", r.blocks.vcpu},
         {"background", r.blocks.background},
         {"zero", r.blocks.zero},
-        {"parent", r.blocks.parent}}},
+        {"parent", r.blocks.parent},
+        {"duplicate", r.blocks.duplicate}}},
       {"faults", r.faults},
       {"disks", disks},
       {"deviceState", r.deviceState},
       {"guestTicks", std::to_string(r.guestTicks)},
+      {"incremental", r.incremental},
+      {"segments", r.segments},
   };
 }
 

@@ -1,5 +1,6 @@
 #include "machine/platform.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "devices/memory_map.h"
@@ -44,8 +45,13 @@ Platform::Platform(const MachineConfig& config, GuestMemory& memory, uint64_t ra
   };
   const auto nextLine = [&] { return plic_.line(kVirtioSource + unsigned(virtio_.size())); };
   for (const DiskConfig& disk : config.disks) {
-    disks_.push_back({disk.id, openChain(disk)});
-    attach(std::make_unique<VirtioBlk>(*disks_.back().chain, disk.id, ram, nextLine(), pool_));
+    const auto chain = openChain(disk);
+    std::shared_ptr<Disk> front = chain;
+    if (disk.faults) front = std::make_shared<FaultDisk>(chain, disk.faults);
+    disks_.push_back({disk.id, chain, front});
+    auto device = std::make_unique<VirtioBlk>(*front, disk.id, ram, nextLine(), pool_);
+    blocks_.push_back(device.get());
+    attach(std::move(device));
   }
   attach(std::make_unique<VirtioRng>(ram, nextLine()));
 }
@@ -67,6 +73,31 @@ void Platform::waitDrained(std::chrono::milliseconds timeout) {
                                   std::to_string(timeout.count() / 1000) +
                                   " s; check the storage of its disks and try again");
   }
+}
+
+bool Platform::busy() const {
+  return std::any_of(virtio_.begin(), virtio_.end(),
+                     [](const auto& device) { return !device->drained(); });
+}
+
+void Platform::keepInFlight(std::chrono::milliseconds timeout,
+                            const VirtioBlk::ReadWatcher& watch) {
+  for (VirtioBlk* const device : blocks_) {
+    if (!device->waitHazards(timeout))
+      throw Error(Code::busy, "disk reads of the guest that later writes would overtake did not "
+                              "complete in " +
+                                  std::to_string(timeout.count() / 1000) +
+                                  " s; check the storage of its disks and try again");
+    if (!device->prepareMemory())
+      throw Error(Code::busy,
+                  "a disk request of the guest waits for memory that cannot be read; see the VM's "
+                  "error");
+  }
+  for (VirtioBlk* const device : blocks_) device->watchReads(watch);
+}
+
+void Platform::stop() {
+  for (const auto& device : virtio_) device->stop();
 }
 
 void Platform::release() {

@@ -45,6 +45,7 @@ class Platform {
   struct Attached {
     std::string id;
     std::shared_ptr<Chain> chain;
+    std::shared_ptr<Disk> front;  // what the guest gets: the chain, perhaps behind faults
   };
   const std::vector<Attached>& disks() const noexcept { return disks_; }
 
@@ -52,6 +53,17 @@ class Platform {
   void hold();
   /** Waits until no request is in flight, while held. Throws Error(busy) after `timeout`. */
   void waitDrained(std::chrono::milliseconds timeout);
+  /** Requests of the guest are in flight (requirements B6, C8). */
+  bool busy() const;
+  /**
+   * Or lets the requests in flight go on across the pause, while held (requirements A8 to A14).
+   * Waits until none of them reads from the disk what a later one overwrites (A12) and makes all
+   * their memory present; then tells `watch` of the reads. Throws Error(busy) after `timeout`, or
+   * if some of that memory cannot be read.
+   */
+  void keepInFlight(std::chrono::milliseconds timeout, const VirtioBlk::ReadWatcher& watch);
+  /** In the pause, before memory is armed: no device changes its state or rings until release(). */
+  void stop();
   /** Begins to serve requests, at the start of the guest and after a hold. */
   void release();
   /** Makes durable what the guest has written, as a plug pulled later would not; for the end. */
@@ -59,7 +71,7 @@ class Platform {
   /** Gives requests that waited for memory that could not be loaded another try. */
   void retry();
 
-  /** Copies every device's State (requirement A2); called while quiesced and drained. */
+  /** Copies every device's State (requirement A2); called while quiesced, and drained or stopped. */
   std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> freeze() const;
   void thaw(const Json& devices);
 
@@ -67,9 +79,10 @@ class Platform {
   Bus bus_;
   Plic plic_;
   Uart uart_;
+  std::vector<Attached> disks_;  // outlive the devices
   WorkerPool pool_;
   std::vector<std::unique_ptr<VirtioMmio>> virtio_;
-  std::vector<Attached> disks_;
+  std::vector<VirtioBlk*> blocks_;  // of virtio_
   /** Every device with its name in the saved state, the interrupt controller first. */
   std::vector<std::pair<std::string, Stateful*>> stateful_;
 };

@@ -1,5 +1,7 @@
 #include "cpu/rv64/hart.h"
 
+#include <atomic>
+
 namespace ckptfs::rv64 {
 
 Hart::Hart(unsigned index, Cpus& cpus, const Ram& ram, VcpuHost& host)
@@ -74,13 +76,13 @@ void Hart::load(const HartState& state) noexcept {
 }
 
 Hsm Hart::hsm() const noexcept {
-  return __atomic_load_n(&state_.hsm, __ATOMIC_SEQ_CST);
+  return std::atomic_ref(const_cast<Hsm&>(state_.hsm)).load();
 }
 
 void Hart::stop() noexcept {
   notify(kInterrupt);  // so that the interpreter attends, which sleeps
   std::lock_guard lock(mutex_);
-  __atomic_store_n(&state_.hsm, Hsm::stopped, __ATOMIC_SEQ_CST);
+  std::atomic_ref(state_.hsm).store(Hsm::stopped);
 }
 
 bool Hart::start(uint64_t pc, uint64_t opaque) noexcept {
@@ -94,7 +96,7 @@ bool Hart::start(uint64_t pc, uint64_t opaque) noexcept {
     state_.satp = 0;
     state_.sstatus = 0;
     state_.sie = 0;
-    __atomic_store_n(&state_.hsm, Hsm::started, __ATOMIC_SEQ_CST);
+    std::atomic_ref(state_.hsm).store(Hsm::started);
   }
   notify(kInterrupt);
   return true;

@@ -16,6 +16,12 @@ bool onDisk(const Disk& disk, uint64_t sector, uint64_t count) {
   return sector <= sectors && count <= sectors - sector;
 }
 
+/** True when `length` bytes from `sector` make a read or a write. */
+bool dataFits(const Disk& disk, uint64_t sector, uint64_t length) {
+  return length % kSector == 0 && length <= BlkRequest::kDataLimitBytes &&
+         onDisk(disk, sector, length / kSector);
+}
+
 /** A buffer for a slice of `total` bytes; not zeroed, because it is filled before it is used. */
 struct SliceBuffer {
   explicit SliceBuffer(uint64_t total)
@@ -29,9 +35,12 @@ struct SliceBuffer {
 }  // namespace
 
 const BlkRequest::Entry BlkRequest::kOperations[] = {
-    {0, &BlkRequest::readDisk, false}, {1, &BlkRequest::writeDisk, true},
-    {4, &BlkRequest::flush, false},    {8, &BlkRequest::getId, false},
-    {11, &BlkRequest::discard, true},  {13, &BlkRequest::writeZeroes, true},
+    {0, &BlkRequest::checkRead, &BlkRequest::readDisk, false},
+    {1, &BlkRequest::checkWrite, &BlkRequest::writeDisk, true},
+    {4, &BlkRequest::checkNothing, &BlkRequest::flush, false},
+    {8, &BlkRequest::checkNothing, &BlkRequest::getId, false},
+    {11, &BlkRequest::checkDiscard, &BlkRequest::discard, true},
+    {13, &BlkRequest::checkWriteZeroes, &BlkRequest::writeZeroes, true},
 };
 
 bool BlkRequest::wellFormed() const noexcept {
@@ -58,32 +67,82 @@ bool BlkRequest::execute(const BlkTarget& target, bool writeThrough) noexcept {
   return true;
 }
 
-BlkRequest::Outcome BlkRequest::run(const BlkTarget& target, bool writeThrough) {
+bool BlkRequest::accept(const BlkTarget& target) {
   if (!gather(target.ram, chain_.readable, 0, std::as_writable_bytes(std::span(&header_, 1))))
-    return Outcome::noMemory;
-  const auto entry = std::find_if(std::begin(kOperations), std::end(kOperations),
-                                  [this](const Entry& e) { return e.type == header_.type; });
-  if (entry == std::end(kOperations)) return Outcome::unsupported;
-  if (entry->changesDisk && target.disk.readOnly()) return Outcome::ioError;
-  const Outcome outcome = (this->*entry->operation)(target);
-  if (outcome == Outcome::ok && entry->changesDisk && writeThrough) target.disk.flush();
-  return outcome;
+    return false;
+  changes_.clear();
+  verdict_ = check(target);
+  if (verdict_ == Outcome::noMemory) return false;
+  if (verdict_ != Outcome::ok) changes_.clear();
+  disk_ = target.disk.pin(changes_);
+  return true;
 }
 
-bool BlkRequest::dataFits(const BlkTarget& target, uint64_t length) const noexcept {
-  return length % kSector == 0 && length <= kDataLimitBytes &&
-         onDisk(target.disk, header_.sector, length / kSector);
+BlkRequest::Outcome BlkRequest::check(const BlkTarget& target) {
+  entry_ = std::find_if(std::begin(kOperations), std::end(kOperations),
+                        [this](const Entry& e) { return e.type == header_.type; });
+  if (entry_ == std::end(kOperations)) return Outcome::unsupported;
+  if (entry_->changesDisk && target.disk.readOnly()) return Outcome::ioError;
+  return (this->*entry_->check)(target);
+}
+
+BlkRequest::Outcome BlkRequest::checkRead(const BlkTarget& target) {
+  return dataFits(target.disk, header_.sector, writableData()) ? Outcome::ok : Outcome::ioError;
+}
+
+BlkRequest::Outcome BlkRequest::checkWrite(const BlkTarget& target) {
+  const uint64_t length = readableData();
+  if (!dataFits(target.disk, header_.sector, length)) return Outcome::ioError;
+  if (length > 0) changes_.push_back({header_.sector * kSector, length});
+  return Outcome::ok;
+}
+
+BlkRequest::Outcome BlkRequest::checkWriteZeroes(const BlkTarget& target) {
+  return checkRanges(target, kUnmap);
+}
+
+BlkRequest::Outcome BlkRequest::checkRanges(const BlkTarget& target, uint32_t knownFlags) {
+  const uint64_t length = readableData();
+  if (length == 0 || length % sizeof(Range) != 0 || length / sizeof(Range) > kRangesMax)
+    return Outcome::ioError;
+  ranges_.resize(length / sizeof(Range));
+  if (!gather(target.ram, chain_.readable, sizeof(Header),
+              std::as_writable_bytes(std::span(ranges_))))
+    return Outcome::noMemory;
+  for (const Range& range : ranges_) {
+    if (range.flags & ~knownFlags) return Outcome::unsupported;
+    if (range.sectors > kRangeSectorsMax || !onDisk(target.disk, range.sector, range.sectors))
+      return Outcome::ioError;
+    if (range.sectors != 0) changes_.push_back({range.sector * kSector, range.sectors * kSector});
+  }
+  return Outcome::ok;
+}
+
+Extent BlkRequest::reads() const noexcept {
+  const bool reading = verdict_ == Outcome::ok && entry_->operation == &BlkRequest::readDisk;
+  return reading ? Extent{header_.sector * kSector, writableData()} : Extent{};
+}
+
+bool BlkRequest::prepareMemory(const GuestRam& ram) const noexcept {
+  return prepareGather(ram, chain_.readable) &&
+         prepareScatter(ram, chain_.writable, 0, chain_.writableBytes);
+}
+
+BlkRequest::Outcome BlkRequest::run(const BlkTarget& target, bool writeThrough) {
+  if (verdict_ != Outcome::ok) return verdict_;
+  const Outcome outcome = (this->*entry_->operation)(target);
+  if (outcome == Outcome::ok && entry_->changesDisk && writeThrough) disk_->flush();
+  return outcome;
 }
 
 BlkRequest::Outcome BlkRequest::readDisk(const BlkTarget& target) {
   const uint64_t total = writableData();
-  if (!dataFits(target, total)) return Outcome::ioError;
   // Traced memory is saved before the read is issued (requirement A9).
   if (!prepareScatter(target.ram, chain_.writable, 0, total)) return Outcome::noMemory;
   const SliceBuffer buffer(total);
   for (uint64_t done = 0; done < total;) {
     const auto slice = buffer.first(std::min(total - done, kSliceBytes));
-    target.disk.read(header_.sector * kSector + done, slice);
+    disk_->read(header_.sector * kSector + done, slice);
     if (!scatter(target.ram, chain_.writable, done, slice)) return Outcome::noMemory;
     done += slice.size();
   }
@@ -93,20 +152,19 @@ BlkRequest::Outcome BlkRequest::readDisk(const BlkTarget& target) {
 
 BlkRequest::Outcome BlkRequest::writeDisk(const BlkTarget& target) {
   const uint64_t total = readableData();
-  if (!dataFits(target, total)) return Outcome::ioError;
   const SliceBuffer buffer(total);
   for (uint64_t done = 0; done < total;) {
     const auto slice = buffer.first(std::min(total - done, kSliceBytes));
     if (!gather(target.ram, chain_.readable, sizeof(Header) + done, slice))
       return Outcome::noMemory;
-    target.disk.write(header_.sector * kSector + done, slice);
+    disk_->write(header_.sector * kSector + done, slice);
     done += slice.size();
   }
   return Outcome::ok;
 }
 
-BlkRequest::Outcome BlkRequest::flush(const BlkTarget& target) {
-  target.disk.flush();
+BlkRequest::Outcome BlkRequest::flush(const BlkTarget&) {
+  disk_->flush();
   return Outcome::ok;
 }
 
@@ -122,37 +180,17 @@ BlkRequest::Outcome BlkRequest::getId(const BlkTarget& target) {
   return Outcome::ok;
 }
 
-template <class Apply>
-BlkRequest::Outcome BlkRequest::forEachRange(const BlkTarget& target, uint32_t knownFlags,
-                                             Apply apply) {
-  const uint64_t length = readableData();
-  if (length == 0 || length % sizeof(Range) != 0 || length / sizeof(Range) > kRangesMax)
-    return Outcome::ioError;
-  std::vector<Range> ranges(length / sizeof(Range));
-  if (!gather(target.ram, chain_.readable, sizeof(Header),
-              std::as_writable_bytes(std::span(ranges))))
-    return Outcome::noMemory;
-  for (const Range& range : ranges) {
-    if (range.flags & ~knownFlags) return Outcome::unsupported;
-    if (range.sectors > kRangeSectorsMax || !onDisk(target.disk, range.sector, range.sectors))
-      return Outcome::ioError;
-  }
-  for (const Range& range : ranges)
-    if (range.sectors != 0)
-      apply(range.sector * kSector, range.sectors * kSector, (range.flags & kUnmap) != 0);
+BlkRequest::Outcome BlkRequest::discard(const BlkTarget&) {
+  for (const Extent& range : changes_) disk_->discard(range.offset, range.length);
   return Outcome::ok;
 }
 
-BlkRequest::Outcome BlkRequest::discard(const BlkTarget& target) {
-  return forEachRange(target, 0, [&](uint64_t offset, uint64_t length, bool) {
-    target.disk.discard(offset, length);
-  });
-}
-
-BlkRequest::Outcome BlkRequest::writeZeroes(const BlkTarget& target) {
-  return forEachRange(target, kUnmap, [&](uint64_t offset, uint64_t length, bool unmap) {
-    target.disk.writeZeroes(offset, length, unmap);
-  });
+BlkRequest::Outcome BlkRequest::writeZeroes(const BlkTarget&) {
+  for (const Range& range : ranges_)
+    if (range.sectors != 0)
+      disk_->writeZeroes(range.sector * kSector, range.sectors * kSector,
+                         (range.flags & kUnmap) != 0);
+  return Outcome::ok;
 }
 
 }  // namespace ckptfs

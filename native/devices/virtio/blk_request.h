@@ -5,14 +5,22 @@
 // slice at a time: a redo log checksums what it writes, and guest memory may change meanwhile.
 //
 // Executing a request twice is harmless, because until it is completed the driver may assume
-// nothing about its sectors. So a request that memory stops halfway is simply executed again later.
+// nothing about its sectors. So a request that memory stops halfway is simply executed again later,
+// and so is one that was in flight when a checkpoint was taken, in the VM that is restored from it.
 //
-// Belongs to one thread at a time: the one that takes it from the queue, then a worker.
+// accept() decides all that does not depend on data: what it is, whether it is well formed, which
+// ranges it reads or changes. It also pins the disk, so that a request which is in flight across a
+// checkpoint reads and writes the disk of before, to its end (requirement A8).
+//
+// Belongs to one thread at a time: the one that takes it from the queue, then a worker. What
+// accept() found may be read by any thread.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "devices/virtio/queue.h"
@@ -44,14 +52,27 @@ class BlkRequest {
 
   /** False when there is no room for a header or a status: the driver broke a rule. */
   bool wellFormed() const noexcept;
-  /** Carries the request out and stores its status. `writeThrough`: a write is durable before it is
-   *  completed, because the driver does not flush. False when guest memory cannot be loaded or
-   * saved now; then it is to be executed again. */
+  /** Reads what the driver wants and pins the disk. False when guest memory cannot be loaded now;
+   *  then nothing was done. */
+  bool accept(const BlkTarget& target);
+  /** Carries the accepted request out and stores its status. `writeThrough`: a write is durable
+   *  before it is completed, because the driver does not flush. False when guest memory cannot be
+   *  loaded or saved now; then it is to be executed again. */
   bool execute(const BlkTarget& target, bool writeThrough) noexcept;
 
   uint16_t head() const noexcept { return chain_.head; }
   /** Bytes stored in guest memory, once executed. */
   uint32_t written() const noexcept { return written_; }
+
+  /** What it changes on the disk; nothing if it is to fail. */
+  std::span<const Extent> changes() const noexcept { return changes_; }
+  /** The bytes that it reads from the disk into the first of writable(); 0 bytes if none. */
+  Extent reads() const noexcept;
+  std::span<const Segment> writable() const noexcept { return chain_.writable; }
+  /** The disk as this request sees it. */
+  const std::shared_ptr<Disk>& disk() const noexcept { return disk_; }
+  /** Makes all memory of the request present, and what it writes to open. False: not now. */
+  bool prepareMemory(const GuestRam& ram) const noexcept;
 
  private:
   struct Header {
@@ -67,10 +88,11 @@ class BlkRequest {
   static_assert(sizeof(Header) == 16 && sizeof(Range) == 16);
 
   enum class Outcome : uint8_t { ok = 0, ioError = 1, unsupported = 2, noMemory };
-  using Operation = Outcome (BlkRequest::*)(const BlkTarget&);
+  using Step = Outcome (BlkRequest::*)(const BlkTarget&);
   struct Entry {
     uint32_t type;
-    Operation operation;
+    Step check;  // when it is accepted
+    Step operation;
     bool changesDisk;
   };
   static const Entry kOperations[];
@@ -82,16 +104,26 @@ class BlkRequest {
   Outcome getId(const BlkTarget& target);
   Outcome discard(const BlkTarget& target);
   Outcome writeZeroes(const BlkTarget& target);
-  /** Calls apply(offset, length, unmap) for each range, once all of them were found good. */
-  template <class Apply>
-  Outcome forEachRange(const BlkTarget& target, uint32_t knownFlags, Apply apply);
+
+  // Each fills changes_ as far as its type has some.
+  Outcome check(const BlkTarget& target);
+  Outcome checkNothing(const BlkTarget&) { return Outcome::ok; }
+  Outcome checkRead(const BlkTarget& target);
+  Outcome checkWrite(const BlkTarget& target);
+  Outcome checkDiscard(const BlkTarget& target) { return checkRanges(target, 0); }
+  Outcome checkWriteZeroes(const BlkTarget& target);
+  Outcome checkRanges(const BlkTarget& target, uint32_t knownFlags);
 
   uint64_t readableData() const noexcept { return chain_.readableBytes - sizeof(Header); }
   uint64_t writableData() const noexcept { return chain_.writableBytes - 1; }
-  bool dataFits(const BlkTarget& target, uint64_t length) const noexcept;
 
   DescriptorChain chain_;
   Header header_{};
+  Outcome verdict_ = Outcome::ioError;  // of accept(); ok: to be carried out
+  const Entry* entry_ = nullptr;
+  std::vector<Range> ranges_;  // of a discard or write-zeroes
+  std::vector<Extent> changes_;
+  std::shared_ptr<Disk> disk_;
   uint32_t written_ = 0;
 };
 

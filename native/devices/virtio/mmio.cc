@@ -247,6 +247,11 @@ VirtQueue::Peek VirtioMmio::peek(unsigned index, DescriptorChain& chain) noexcep
   return queue(index).peek(negotiated(kIndirectFeature), chain);
 }
 
+VirtQueue::Peek VirtioMmio::chainAt(unsigned index, uint16_t head,
+                                    DescriptorChain& chain) noexcept {
+  return queue(index).chainAt(head, negotiated(kIndirectFeature), chain);
+}
+
 bool VirtioMmio::push(unsigned index, uint16_t head, uint32_t written) noexcept {
   if (!queue(index).push(head, written)) return false;
   if (queue(index).wantsInterrupt()) raise(kUsedInterrupt);
@@ -272,9 +277,16 @@ void VirtioMmio::hold() {
   held_ = true;
 }
 
+void VirtioMmio::stop() {
+  const Lock lock(mutex_);
+  stopped_ = true;
+}
+
 void VirtioMmio::release() {
   const Lock lock(mutex_);
   held_ = false;
+  stopped_ = false;
+  resume();
   for (unsigned i = 0; i < virtio_.queues.size(); ++i) look(i);
 }
 
@@ -295,13 +307,13 @@ bool VirtioMmio::waitDrained(std::chrono::milliseconds) {
 
 // ---- State ----
 
-VirtioState VirtioMmio::drainedState() const {
-  const Lock lock(mutex_);
-  if (!idle()) throw Error(Code::busy, "a virtio device has requests in flight; drain it first");
+const VirtioState& VirtioMmio::stillState() const {
+  if (!idle() && !stopped_)
+    throw Error(Code::busy, "a virtio device has requests in flight; drain or stop it first");
   return virtio_;
 }
 
-void VirtioMmio::adopt(VirtioState state) {
+void VirtioMmio::adopt(VirtioState state, size_t inFlight) {
   const auto require = [](bool ok, const char* what) {
     if (!ok) throw Error(Code::damaged, std::string("virtio device state: ") + what);
   };
@@ -312,14 +324,16 @@ void VirtioMmio::adopt(VirtioState state) {
   require(!(state.status & kDriverOk) || (state.status & kFeaturesOk),
           "the driver runs without negotiated features");
   for (QueueState& queue : state.queues) {
+    const size_t taken = &queue == &state.queues.front() ? inFlight : 0;
+    require(queue.ready || taken == 0, "requests are in flight from a queue that is not ready");
     if (!queue.ready) continue;
     require(VirtQueue(ram_, queue).valid(), "a queue has a bad size or is not in guest memory");
-    require(queue.nextAvailable == queue.nextUsed, "a queue was saved with requests in flight");
+    require(uint16_t(queue.nextAvailable - queue.nextUsed) == taken,
+            "a queue's requests in flight are not those that were saved");
   }
-  const Lock lock(mutex_);
   require(idle(), "the device has requests in flight");
   virtio_ = std::move(state);
-  held_ = true;
+  held_ = stopped_ = true;
   drive();
 }
 

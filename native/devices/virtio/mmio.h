@@ -3,11 +3,15 @@
 // A device derives from VirtioMmio and implements process(), which looks at a queue. It may take
 // requests out of the queue and return them later from other threads ("in flight").
 //
-// Checkpoints: hold() stops the taking of requests while the guest goes on and may queue more;
-// waitDrained() returns once nothing is in flight. Both come before the pause, so that no disk
-// flush is ever inside it. A drained device is nothing but its VirtioState, and freeze() is a plain
-// copy. release() looks at the queues again, so that no notification is lost. A thawed device is
-// held: the machine calls release() when it starts.
+// Checkpoints: hold() stops the taking of requests while the guest goes on and may queue more. What
+// is in flight then is either waited for (waitDrained), before the pause, so that no disk flush is
+// ever inside it; or it goes on across the pause (requirement A14). stop(), in the pause, also
+// stops the completing of requests: from then on the device changes neither its state nor its
+// rings, so that these and guest memory are of one moment. The state of a device with requests in
+// flight says that they were taken and not returned, and names them; a restored one carries them
+// out again. freeze() is a plain copy. release() ends both and looks at the queues again, so that
+// no notification is lost. A thawed device is held and stopped: the machine calls release() when it
+// starts.
 //
 // Memory that cannot be loaded or saved (GuestRam) never turns into bad data: a chain that cannot
 // be read stays in its queue, a request that cannot go on stays in flight, and retry() tries both
@@ -64,7 +68,9 @@ class VirtioMmio : public MmioDevice {
 
   /** Takes no new requests from now on; the guest may queue more. From any thread. */
   void hold();
-  /** Takes requests again, beginning with those that wait in the queues. */
+  /** Completes nothing from now on: the device stands still. In the pause, after hold(). */
+  void stop();
+  /** Completes and takes requests again, beginning with those that wait in the queues. */
   void release();
   /** Goes on with what memory failures stopped; after GuestMemory::retryFailed(). */
   void retry();
@@ -83,7 +89,7 @@ class VirtioMmio : public MmioDevice {
   /** Carries out or takes what is available. Called only while the queue may run. */
   virtual void process(unsigned queue) noexcept = 0;
   virtual bool idle() const noexcept { return true; }
-  /** Starts again the requests in flight that wait for memory. */
+  /** Goes on with requests in flight that wait for memory or for the end of a stop. */
   virtual void resume() noexcept {}
   /** Returns once nothing is in flight, dropping what waits for memory; may unlock meanwhile. */
   virtual void settle(Lock&) noexcept {}
@@ -96,15 +102,19 @@ class VirtioMmio : public MmioDevice {
   void look(unsigned index) noexcept;
   bool negotiated(uint64_t feature) const noexcept;
   VirtQueue::Peek peek(unsigned index, DescriptorChain& chain) noexcept;
+  /** Reads a chain that was taken before the state was saved. */
+  VirtQueue::Peek chainAt(unsigned index, uint16_t head, DescriptorChain& chain) noexcept;
   /** Returns a chain and interrupts the driver; false when the ring cannot be written now. */
   bool push(unsigned index, uint16_t head, uint32_t written) noexcept;
   /** The driver broke a rule: nothing is taken any more until it resets the device. */
   void needReset() noexcept;
-  /** Copies the State, which must be drained: throws Error(busy) otherwise. */
-  VirtioState drainedState() const;
-  /** Takes over a State that was read from a checkpoint, and holds the device. Throws
-   *  Error(damaged), with nothing changed, if it does not fit the device or its memory. */
-  void adopt(VirtioState state);
+  bool stopped() const noexcept { return stopped_; }
+  /** The State; throws Error(busy) unless the device is drained or stopped. */
+  const VirtioState& stillState() const;
+  /** Takes over a State that was read from a checkpoint, and holds and stops the device. Requests
+   *  of `inFlight` number were taken from queue 0 and not returned. Throws Error(damaged), with
+   *  nothing changed, if it does not fit the device or its memory. */
+  void adopt(VirtioState state, size_t inFlight = 0);
 
   mutable std::mutex mutex_;
   const GuestRam ram_;
@@ -124,6 +134,7 @@ class VirtioMmio : public MmioDevice {
   const InterruptLine line_;
   VirtioState virtio_;
   bool held_ = false;
+  bool stopped_ = false;
   unsigned settling_ = 0;  // register writes that wait for requests in flight
 };
 

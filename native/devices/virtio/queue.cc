@@ -112,8 +112,14 @@ VirtQueue::Peek VirtQueue::peek(bool indirectAllowed, DescriptorChain& chain) co
   if (waiting > state_.size) return Peek::broken;
 
   const uint64_t slot = state_.nextAvailable % state_.size;
+  return chainAt(copyOf<uint16_t>(ring, kElementsAt + slot * sizeof(uint16_t)), indirectAllowed,
+                 chain);
+}
+
+VirtQueue::Peek VirtQueue::chainAt(uint16_t head, bool indirectAllowed,
+                                   DescriptorChain& chain) const {
   chain = DescriptorChain{};
-  chain.head = copyOf<uint16_t>(ring, kElementsAt + slot * sizeof(uint16_t));
+  chain.head = head;
   const auto table = ram_.readable(state_.descriptors, tableBytes(state_.size));
   if (table.empty()) return Peek::unavailable;
 

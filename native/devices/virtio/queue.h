@@ -63,6 +63,8 @@ class VirtQueue {
   bool valid() const noexcept;
   /** Reads the next available chain and leaves it there; `indirect` if tables were negotiated. */
   Peek peek(bool indirect, DescriptorChain& chain) const;
+  /** Reads the chain at `head`, which the device took before; never Peek::empty. */
+  Peek chainAt(uint16_t head, bool indirect, DescriptorChain& chain) const;
   /** Consumes the chain that peek() read. */
   void take() noexcept { ++state_.nextAvailable; }
   /** Returns a chain to the driver with `written` bytes stored in it. False when the ring cannot be

@@ -53,12 +53,14 @@ void VirtioRng::process(unsigned) noexcept {
 }
 
 std::unique_ptr<Frozen> VirtioRng::freeze() const {
-  return std::make_unique<FrozenState<State>>(State{drainedState()});
+  const Lock lock(mutex_);
+  return std::make_unique<FrozenState<State>>(State{stillState()});
 }
 
 void VirtioRng::thaw(const Json& json) {
   State loaded;
   from_json(json, loaded);
+  const Lock lock(mutex_);
   adopt(std::move(loaded.virtio));
 }
 

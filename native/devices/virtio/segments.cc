@@ -49,6 +49,12 @@ bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t sk
                       });
 }
 
+bool prepareGather(const GuestRam& ram, std::span<const Segment> segments) noexcept {
+  return std::all_of(segments.begin(), segments.end(), [&](const Segment& segment) {
+    return segment.length == 0 || !ram.readable(segment.address, segment.length).empty();
+  });
+}
+
 bool prepareScatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
                     uint64_t length) noexcept {
   return forEachPiece(segments, skip, length, [&](uint64_t address, uint64_t, uint64_t count) {

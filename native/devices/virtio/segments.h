@@ -25,6 +25,8 @@ bool gather(const GuestRam& ram, std::span<const Segment> segments, uint64_t ski
 /** The inverse; false when the memory cannot be loaded or saved now. */
 bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
              std::span<const std::byte> from) noexcept;
+/** Makes all of the segments ready to be read; false when that cannot be done now. */
+bool prepareGather(const GuestRam& ram, std::span<const Segment> segments) noexcept;
 /** Makes `length` bytes at `skip` ready to be written, before they are read from a disk (A9). */
 bool prepareScatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
                     uint64_t length) noexcept;

@@ -117,7 +117,7 @@ class ImageBuilder {
     }
     saved_.emplace(raw(block), block);
     Part& part = parts_[block / 5 % 2];
-    part.packer.add(block, bytes.data());
+    part.packer.add(block, bytes.data(), format::checksumOf(bytes));
     if (part.packer.full()) flush(part);
   }
 

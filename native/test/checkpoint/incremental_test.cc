@@ -49,7 +49,7 @@ void removeUnnamed(const std::string& directory, const std::vector<std::string>&
 void chain(const char* engine, const Geometry& geometry, format::Codec codec, int generations) {
   CAPTURE(engine);
   const TempDirectory store;
-  GuestMemory memory(24 << 20, geometry, engine);
+  GuestMemory memory(kSanitized ? 6 << 20 : 24 << 20, geometry, engine);
   memory.track(true);
   fillMemory(memory, 21);
   // Writers keep to a part that moves with the generation, so that much stays unchanged.
@@ -112,7 +112,7 @@ void chain(const char* engine, const Geometry& geometry, format::Codec codec, in
 }  // namespace
 
 TEST_CASE("incremental: chains equal full copies") {
-  const int generations = kSanitized ? 5 : 12;
+  const int generations = kSanitized ? 4 : 12;
   for (const char* engine : {"mprotect", "soft"}) {
     chain(engine, kGeometry, format::Codec::lz4, generations);
     chain(engine, kLargePages, format::Codec::raw, generations);
@@ -136,8 +136,7 @@ TEST_CASE("incremental: nothing changed, and all of it changed") {
   };
   save("a", nullptr);
   const auto base = std::make_shared<MemoryImage>(store.path() + "/a");
-  fs::create_hard_link(store.path() + "/a/" + base->map().segments[0].name,
-                       store.path() + "/link");
+  fs::create_hard_link(store.path() + "/a/" + base->map().segments[0].name, store.path() + "/link");
   const SaveResult none = save("b", base);
   CHECK(none.parent == memory.blockCount());
   REQUIRE(none.segments.size() == 1);

@@ -2,90 +2,34 @@
 
 #include <doctest/doctest.h>
 
-#include <cstring>
-#include <fstream>
-
-#include "checkpoint/saver.h"
-#include "guest_threads.h"
-#include "temp_directory.h"
+#include "saved_image.h"
 
 using namespace ckptfs;
+using format::Codec;
 
 namespace {
 
-const Geometry kGeometry;
-const Geometry kLargePages{.pageBytes = 32768, .pagesPerBlock = 4, .blocksPerIoBlock = 3};
+constexpr const char* kEngines[] = {"soft", "mprotect"};
 
-/** A checkpoint of filled memory, some of it in the hot segment, and what it must read as. */
-struct Saved {
-  Saved(const Geometry& geometry, uint64_t bytes, bool compress) {
-    GuestMemory memory(bytes, geometry);
-    fillMemory(memory, 11);
-    contents = copyOf(memory);
-    Saver saver(memory, {directory.path(), compress ? format::Codec::lz4 : format::Codec::raw, 1});
-    saver.arm();
-    std::jthread([&] {
-      GuestMemory::attachThread();
-      std::mt19937_64 random(5);
-      for (uint64_t i = 0; i < memory.blockCount() / 3; ++i)
-        storeWord(memory.guestView(), random() % (bytes / 8) * 8, random());
-    }).join();
-    saver.start();
-    saver.wait();
-  }
-  const TempDirectory directory;
-  std::vector<std::byte> contents;
+struct Lazily {
+  Geometry geometry = kDefaultGeometry;
+  Codec codec = Codec::lz4;
+  bool aliases = false;
+  const char* engine = "soft";
+  uint64_t mappingLimit = 0;
+  RestoreOptions options = {};
 };
 
-bool equals(const GuestMemory& memory, const std::vector<std::byte>& contents) {
-  return std::memcmp(memory.hostView(), contents.data(), contents.size()) == 0;
-}
-
-/** The row of some block with a body in a segment of this kind. */
-BlockId blockIn(const MemoryImage& image, format::SegmentKind kind) {
-  const MemoryMap& map = image.map();
-  for (BlockId block = 0; block < map.blocks.size(); ++block)
-    if (map.blocks[block].codec != format::Codec::zero &&
-        map.segments[map.ioBlocks[map.blocks[block].ioBlock].segment].kind == kind)
-      return block;
-  FAIL("no such block");
-  return 0;
-}
-
-/** Inverts a byte of a block's body in its segment file, until destroyed. */
-class Damaged {
- public:
-  Damaged(const TempDirectory& directory, const MemoryImage& image, BlockId block) {
-    const format::MapBlock& row = image.map().blocks[block];
-    const format::MapIoBlock& io = image.map().ioBlocks[row.ioBlock];
-    path_ = directory.path() + "/" + image.map().segmentName(io.segment);
-    at_ = static_cast<std::streamoff>(io.offset + row.offset + row.stored / 2);
-    flip();
-  }
-  ~Damaged() { flip(); }
-  Damaged(const Damaged&) = delete;
-  Damaged& operator=(const Damaged&) = delete;
-
- private:
-  void flip() {
-    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(at_);
-    const auto byte = static_cast<char>(~file.get());
-    file.seekp(at_);
-    file.put(byte);
-  }
-  std::string path_;
-  std::streamoff at_ = 0;
-};
-
-void lazily(const Geometry& geometry, bool compress, uint64_t mappingLimit, size_t buffers) {
-  CAPTURE(compress);
-  CAPTURE(mappingLimit);
-  const Saved saved(geometry, 24 << 20, compress);
+void lazily(const Lazily& with) {
+  CAPTURE(static_cast<int>(with.codec));
+  CAPTURE(with.aliases);
+  CAPTURE(with.engine);
+  CAPTURE(with.mappingLimit);
+  const Saved saved(with.geometry, 12 << 20, with.codec, with.aliases);
   const MemoryImage image(saved.directory.path());
-  for (int round = 0; round < (kSanitized ? 1 : 4); ++round) {
-    GuestMemory memory(image.bytes(), geometry, "mprotect", mappingLimit);
-    Restorer restorer(memory, image, buffers);
+  for (int round = 0; round < (kSanitized ? 1 : 2); ++round) {
+    GuestMemory memory(image.bytes(), with.geometry, with.engine, with.mappingLimit);
+    Restorer restorer(memory, image, with.options);
     restorer.arm();
     // Word i belongs to thread i % 4: threads 0 and 1 write theirs, 2 reads through the guest view,
     // 3 reads through the host view as a device does.
@@ -94,16 +38,16 @@ void lazily(const Geometry& geometry, bool compress, uint64_t mappingLimit, size
     {
       GuestThreads guest(4, [&](unsigned thread, std::mt19937_64& random) {
         const uint64_t offset = random() % (memory.bytes() / 32) * 32 + thread * 8;
-        if (thread < 2) {
-          const uint64_t value = random();
-          wrong += loadWord(memory.guestView(), offset) != loadWord(expected.data(), offset);
-          storeWord(memory.guestView(), offset, value);
-          storeWord(expected.data(), offset, value);
-        } else {
-          if (thread == 3) wrong += !memory.prepareRead(offset, 8);
-          wrong += loadWord(thread == 2 ? memory.guestView() : memory.hostView(), offset) !=
-                   loadWord(saved.contents.data(), offset);
+        if (thread == 3) {
+          wrong += !memory.prepareRead(offset, 8);
+          wrong += loadWord(memory.hostView(), offset) != loadWord(expected.data(), offset);
+          return;
         }
+        wrong += guestLoad(memory, offset) != loadWord(expected.data(), offset);
+        if (thread == 2) return;
+        const uint64_t value = random();
+        guestStore(memory, offset, value);
+        storeWord(expected.data(), offset, value);
       });
       while (guest.steps() < 200) std::this_thread::yield();
       restorer.start();
@@ -116,6 +60,7 @@ void lazily(const Geometry& geometry, bool compress, uint64_t mappingLimit, size
     CHECK(progress.error.empty());
     CHECK(progress.demand + progress.prefetched + progress.zero == progress.total);
     CHECK(progress.demand > 0);
+    CHECK(progress.demandStallNs > 0);
     CHECK(memory.counters().mappings == 1);
   }
 }
@@ -123,19 +68,30 @@ void lazily(const Geometry& geometry, bool compress, uint64_t mappingLimit, size
 }  // namespace
 
 TEST_CASE("restorer: lazily, under readers and writers") {
-  for (const bool compress : {true, false}) {
-    lazily(kGeometry, compress, 0, 16);
-    lazily(kLargePages, compress, 0, 16);
-    lazily(kGeometry, compress, 10, 16);
-    lazily(kGeometry, compress, 0, 2);
-  }
+  for (const char* engine : kEngines)
+    for (const Geometry& geometry : {kDefaultGeometry, kLargePages})
+      for (const Codec codec : {Codec::raw, Codec::lz4, Codec::zstd})
+        lazily({.geometry = geometry, .codec = codec, .engine = engine});
+}
+TEST_CASE("restorer: lazily, with blocks that share a body") {
+  for (const char* engine : kEngines)
+    for (const Geometry& geometry : {kDefaultGeometry, kLargePages})
+      for (const Codec codec : {Codec::raw, Codec::zstd})
+        lazily({.geometry = geometry, .codec = codec, .aliases = true, .engine = engine});
+}
+TEST_CASE("restorer: lazily, with few mappings, few buffers, and one or more threads") {
+  lazily({.engine = "mprotect", .mappingLimit = 10});
+  lazily({.engine = "mprotect", .mappingLimit = 10, .options = {.threads = 4, .buffers = 1}});
+  for (const Codec codec : {Codec::raw, Codec::lz4})
+    for (const unsigned threads : {1, 4})
+      lazily({.codec = codec, .options = {.threads = threads, .buffers = 1}});
 }
 
 TEST_CASE("restorer: eagerly") {
-  for (const bool compress : {true, false}) {
-    const Saved saved(kGeometry, 16 << 20, compress);
+  for (const char* engine : kEngines) {
+    const Saved saved(kDefaultGeometry, 16 << 20, Codec::lz4, true);
     const MemoryImage image(saved.directory.path());
-    GuestMemory memory(image.bytes(), kGeometry);
+    GuestMemory memory(image.bytes(), kDefaultGeometry, engine);
     Restorer restorer(memory, image);
     restorer.loadAll();
     CHECK(equals(memory, saved.contents));
@@ -143,41 +99,41 @@ TEST_CASE("restorer: eagerly") {
     CHECK(restorer.progress().demand == 0);
     restorer.start();  // nothing left to do
     restorer.wait();
-    // The memory is free for a save.
-    const TempDirectory again;
-    Saver saver(memory, {again.path(), compress ? format::Codec::lz4 : format::Codec::raw, 1});
-    saver.arm();
-    saver.start();
-    saver.wait();
+    for (BlockId block = 0; block < memory.blockCount(); ++block)
+      REQUIRE(memory.state(block) == BlockState::open);
+    CHECK(memory.counters().mappings == 1);
   }
 }
 
 TEST_CASE("restorer: memory of another shape is refused") {
-  const Saved saved(kGeometry, 1 << 20, true);
+  const Saved saved(kDefaultGeometry, 1 << 20, Codec::lz4);
   const MemoryImage image(saved.directory.path());
-  GuestMemory other(2 << 20, kGeometry);
+  GuestMemory other(2 << 20, kDefaultGeometry);
   CHECK_THROWS_AS(Restorer(other, image), Error);
   GuestMemory shape(1 << 20, {.pageBytes = 4096, .pagesPerBlock = 4, .blocksPerIoBlock = 8});
   CHECK_THROWS_AS(Restorer(shape, image), Error);
+  GuestMemory right(1 << 20, kDefaultGeometry);
+  CHECK_THROWS_AS(Restorer(right, image, {.threads = 0}), Error);
 }
 
 TEST_CASE("restorer: an eager restore of damaged data fails") {
-  const Saved saved(kGeometry, 4 << 20, true);
+  const Saved saved(kDefaultGeometry, 4 << 20, Codec::lz4);
   const MemoryImage image(saved.directory.path());
   const Damaged damage(saved.directory, image, blockIn(image, format::SegmentKind::cold));
-  GuestMemory memory(image.bytes(), kGeometry);
+  GuestMemory memory(image.bytes(), kDefaultGeometry);
   Restorer restorer(memory, image);
   CHECK_THROWS_AS(restorer.loadAll(), Error);
 }
 
 TEST_CASE("restorer: damaged blocks hold their readers, all else is loaded, a retry completes") {
-  for (const auto kind : {format::SegmentKind::hot, format::SegmentKind::cold}) {
-    const Saved saved(kGeometry, 4 << 20, true);
+  for (const auto& [kind, engine] : {std::pair(format::SegmentKind::hot, "soft"),
+                                     std::pair(format::SegmentKind::cold, "mprotect")}) {
+    const Saved saved(kDefaultGeometry, 4 << 20, Codec::lz4);
     const MemoryImage image(saved.directory.path());
     const BlockId bad = blockIn(image, kind);
-    const uint64_t offset = kGeometry.offsetOf(bad);
+    const uint64_t offset = kDefaultGeometry.offsetOf(bad);
     auto damage = std::make_unique<Damaged>(saved.directory, image, bad);
-    GuestMemory memory(image.bytes(), kGeometry);
+    GuestMemory memory(image.bytes(), kDefaultGeometry, engine);
     std::atomic<int> failures{0};
     memory.onFailure([&] {
       ++failures;
@@ -190,7 +146,7 @@ TEST_CASE("restorer: damaged blocks hold their readers, all else is loaded, a re
     std::jthread vcpu([&] {
       GuestMemory::attachThread();
       GuestMemory::runGuarded([&] {
-        const uint64_t value = loadWord(memory.guestView(), offset);
+        const uint64_t value = guestLoad(memory, offset);
         right = value == loadWord(saved.contents.data(), offset);
         passed = true;
       });
@@ -217,7 +173,7 @@ TEST_CASE("restorer: damaged blocks hold their readers, all else is loaded, a re
     CHECK_FALSE(restorer.progress().done);
     CHECK_FALSE(restorer.progress().error.empty());
     for (BlockId block = 0; block < memory.blockCount(); ++block)  // bad: absent, or tried again
-      REQUIRE((memory.state(block) == BlockState::open) == (block != bad));
+      REQUIRE((memory.state(block) != BlockState::absent && memory.state(block) != BlockState::loading) == (block != bad));
     damage.reset();
     restorer.retry();
     restorer.wait();
@@ -228,11 +184,11 @@ TEST_CASE("restorer: damaged blocks hold their readers, all else is loaded, a re
 }
 
 TEST_CASE("restorer: torn down in the middle, with a vCPU that waits for a damaged block") {
-  const Saved saved(kGeometry, 4 << 20, true);
+  const Saved saved(kDefaultGeometry, 4 << 20, Codec::lz4);
   const MemoryImage image(saved.directory.path());
   const BlockId bad = blockIn(image, format::SegmentKind::hot);
   const Damaged damage(saved.directory, image, bad);
-  GuestMemory memory(image.bytes(), kGeometry);
+  GuestMemory memory(image.bytes(), kDefaultGeometry);
   std::atomic<int> failures{0};
   memory.onFailure([&] {
     ++failures;
@@ -244,7 +200,7 @@ TEST_CASE("restorer: torn down in the middle, with a vCPU that waits for a damag
   bool ended = true;
   std::jthread vcpu([&] {
     GuestMemory::attachThread();
-    ended = GuestMemory::runGuarded([&] { loadWord(memory.guestView(), kGeometry.offsetOf(bad)); });
+    ended = GuestMemory::runGuarded([&] { guestLoad(memory, kDefaultGeometry.offsetOf(bad)); });
   });
   failures.wait(0);
   memory.abandon();

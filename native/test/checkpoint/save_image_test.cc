@@ -119,60 +119,69 @@ namespace {
 /** Disk reads in flight at the pause, one for each of some blocks. */
 class PendingReads final : public LateContents {
  public:
-  PendingReads(GuestMemory& memory, std::set<BlockId> blocks, bool keeps)
-      : memory_(memory), keeps_(keeps), pending_(std::move(blocks)) {}
+  PendingReads(GuestMemory& memory, const std::set<BlockId>& blocks, bool keeps)
+      : memory_(memory), keeps_(keeps) {
+    for (const BlockId block : blocks)
+      reads_[block].copy.resize(kGeometry.blockBytes());  // keep() may not allocate
+  }
 
   bool awaits(BlockId block) const noexcept override {
     const std::lock_guard lock(lock_);
-    return pending_.count(block) != 0;
+    return isPending(block);
   }
   bool keep(BlockId block, const std::byte* raw) noexcept override {
     const std::lock_guard lock(lock_);
-    if (!keeps_ || pending_.count(block) == 0) return false;
-    kept_[block].assign(raw, raw + kGeometry.blockBytes());
+    if (!keeps_ || !isPending(block)) return false;
+    Read& read = reads_.find(block)->second;
+    std::memcpy(read.copy.data(), raw, read.copy.size());
+    read.kept = true;
+    ++kept_;
     return true;
   }
   void wait(BlockId block) noexcept override {
     std::unique_lock lock(lock_);
     ++waits_;
-    done_.wait(lock, [&] { return pending_.count(block) == 0; });
-    --waits_;
+    done_.wait(lock, [&] { return !isPending(block); });
   }
 
   /** The disk has read: into memory, or into the copy if the guest went on with its own. */
   void complete(Saver& saver, BlockId block) {
-    std::vector<std::byte> copy;
+    Read& read = reads_.find(block)->second;
+    bool kept = false;
     {
       const std::lock_guard lock(lock_);
-      const auto found = kept_.find(block);
-      std::byte* const into = found == kept_.end()
-                                  ? memory_.hostView() + kGeometry.offsetOf(block)
-                                  : found->second.data();
+      kept = read.kept;
+      std::byte* const into =
+          kept ? read.copy.data() : memory_.hostView() + kGeometry.offsetOf(block);
       for (uint64_t at = 512; at < 1024; at += 8) storeWord(into, at, contentsOf(block));
-      if (found != kept_.end()) copy = found->second;
-      pending_.erase(block);
+      read.pending = false;
       done_.notify_all();
     }
-    if (!copy.empty()) saver.late(block, copy.data());
+    if (kept) saver.late(block, read.copy.data());
   }
   static uint64_t contentsOf(BlockId block) { return block * 1000 + 1; }
-  unsigned waits() const {
-    const std::lock_guard lock(lock_);
-    return waits_;
-  }
-  size_t kept() const {
-    const std::lock_guard lock(lock_);
-    return kept_.size();
-  }
+  /** Calls of wait() and keeps so far. */
+  unsigned waits() const { return waits_; }
+  unsigned kept() const { return kept_; }
 
  private:
+  struct Read {
+    std::vector<std::byte> copy;
+    bool pending = true;
+    bool kept = false;
+  };
+  bool isPending(BlockId block) const noexcept {
+    const auto found = reads_.find(block);
+    return found != reads_.end() && found->second.pending;
+  }
+
   GuestMemory& memory_;
   const bool keeps_;
-  mutable std::mutex lock_;
+  mutable std::mutex lock_;  // guards the reads' flags and copies
   std::condition_variable done_;
-  std::set<BlockId> pending_;
-  std::map<BlockId, std::vector<std::byte>> kept_;
-  unsigned waits_ = 0;
+  std::map<BlockId, Read> reads_;
+  std::atomic<unsigned> kept_{0};
+  std::atomic<unsigned> waits_{0};
 };
 
 }  // namespace

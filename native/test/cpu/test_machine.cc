@@ -53,8 +53,8 @@ void TestHost::guestExit(const GuestExit& exit) noexcept {
   for (unsigned i = 0; i < cpus->count(); ++i) cpus->vcpu(i).requestExit();
 }
 
-TestMachine::TestMachine(unsigned harts)
-    : memory(kRamBytes, Geometry{}), cpus(makeRv64(memory, kRamBase, harts, host)) {
+TestMachine::TestMachine(unsigned harts, const std::string& engine)
+    : memory(kRamBytes, Geometry{}, engine), cpus(makeRv64(memory, kRamBase, harts, host)) {
   host.cpus = cpus.get();
 }
 

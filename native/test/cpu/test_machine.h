@@ -47,7 +47,7 @@ class TestMachine {
   static constexpr uint64_t kRamBase = 0x80000000;
   static constexpr uint64_t kRamBytes = 8 << 20;
 
-  explicit TestMachine(unsigned harts = 1);
+  explicit TestMachine(unsigned harts = 1, const std::string& engine = "mprotect");
   /** Copies to guest RAM at a guest-physical address. */
   void write(uint64_t address, const void* bytes, uint64_t length);
   void write32(uint64_t address, std::initializer_list<uint32_t> words);

@@ -16,11 +16,13 @@ class EchoDevice final : public VirtioMmio {
   EchoDevice(const GuestRam& ram, InterruptLine line)
       : VirtioMmio({.deviceId = 77, .features = 0x30, .queues = 2}, ram, std::move(line)) {}
   std::unique_ptr<Frozen> freeze() const override {
-    return std::make_unique<FrozenState<VirtioState>>(drainedState());
+    const Lock lock(mutex_);
+    return std::make_unique<FrozenState<VirtioState>>(stillState());
   }
   void thaw(const Json& json) override {
     VirtioState state;
     from_json(json, state);
+    const Lock lock(mutex_);
     adopt(std::move(state));
   }
   int looks = 0;

@@ -97,7 +97,7 @@ class TestDriver {
     uint16_t next;
   };
 
-  TestDriver(VirtioMmio& device, GuestMemory& memory) : device_(&device), memory_(&memory) {}
+  TestDriver(MmioDevice& device, GuestMemory& memory) : device_(&device), memory_(&memory) {}
 
   uint32_t get(uint64_t offset) { return uint32_t(device_->read(offset, 4)); }
   void set(uint64_t offset, uint64_t value) { device_->write(offset, 4, value); }
@@ -140,8 +140,8 @@ class TestDriver {
     set(reg::status, 3 | 8 | 4);
   }
   /** Goes on with another device that took over this one's state, and perhaps its memory. */
-  void moveTo(VirtioMmio& device) { device_ = &device; }
-  void moveTo(VirtioMmio& device, GuestMemory& memory) {
+  void moveTo(MmioDevice& device) { device_ = &device; }
+  void moveTo(MmioDevice& device, GuestMemory& memory) {
     device_ = &device;
     memory_ = &memory;
   }
@@ -193,7 +193,7 @@ class TestDriver {
     return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(at(address)));
   }
 
-  VirtioMmio* device_;
+  MmioDevice* device_;
   GuestMemory* memory_;
   uint16_t size_ = 0;
   uint16_t available_ = 0;

@@ -18,9 +18,13 @@ const Json kMachine = Json::parse(R"({
      "parentIdentity": {"bytes": 1048576, "mtimeNs": "1763715294123456789"},
      "redo": [{"path": "/r0", "bytes": 4096}, {"path": "/r1"}]},
     {"id": "vdb", "access": "readonly", "parent": "/q", "redo": []}]})");
-const Json kSave = Json::parse(
-    R"({"directory": "/d", "codec": "none", "oracle": true, "redo": [{"disk": "vda", "path": "/r2"}]})");
-const Json kRestore = Json::parse(R"({"directory": "/d", "deviceState": "{}", "lazy": false})");
+const Json kSave = Json::parse(R"({
+  "id": "1f", "directory": "/d", "codec": "zstd", "suspend": true, "drain": "in-flight",
+  "base": {"id": "0e", "directory": "/b"}, "limitBytesPerSecond": 1000000, "oracle": true,
+  "redo": [{"disk": "vda", "path": "/r2"}]})");
+const Json kRestore = Json::parse(R"({
+  "id": "1f", "directory": "/d", "deviceState": "{}", "lazy": false, "orderFile": "/o",
+  "limitBytesPerSecond": 2000000})");
 
 /** Every way to leave out, or to give as another type, one member at any depth is refused. */
 void checkRejects(const Json& good, const std::function<void(const std::string&)>& parse,
@@ -84,28 +88,41 @@ TEST_CASE("a machine configuration is read from JSON") {
 
 TEST_CASE("requests are read from JSON") {
   const CheckpointRequest save = parseCheckpointRequest(kSave.dump());
+  CHECK(save.id == "1f");
   CHECK(save.directory == "/d");
-  CHECK(save.codec == "none");
+  CHECK(save.codec == format::Codec::zstd);
+  REQUIRE(save.base);
+  CHECK(save.base->id == "0e");
+  CHECK(save.base->directory == "/b");
+  CHECK(save.suspend);
+  CHECK(save.inFlight);
+  CHECK(save.limitBytesPerSecond == 1'000'000);
   CHECK(save.oracle);
   REQUIRE(save.redo.size() == 1);
   CHECK(save.redo[0].disk == "vda");
   CHECK(save.redo[0].path == "/r2");
   const RestoreRequest restore = parseRestoreRequest(kRestore.dump());
+  CHECK(restore.id == "1f");
   CHECK(restore.directory == "/d");
   CHECK(restore.deviceState == "{}");
   CHECK_FALSE(restore.lazy);
+  CHECK(restore.orderFile == "/o");
+  CHECK(restore.limitBytesPerSecond == 2'000'000);
 }
 
 TEST_CASE("what has another shape is refused") {
   checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity"});
-  checkRejects(kSave, parseCheckpointRequest, {"oracle"});
-  checkRejects(kRestore, parseRestoreRequest, {});
+  checkRejects(kSave, parseCheckpointRequest, {"base", "limitBytesPerSecond"});
+  checkRejects(kRestore, parseRestoreRequest, {"orderFile", "limitBytesPerSecond"});
   Json layers = kMachine.at("disks").at(0);
   layers.erase("id");
   layers.erase("access");
   checkRejects(layers, parseDiskLayers, {"bytes", "parentIdentity"});
   Json bad = kSave;
-  bad["codec"] = "zstd";
+  bad["codec"] = "gzip";
+  CHECK_THROWS_AS(parseCheckpointRequest(bad.dump()), Error);
+  bad = kSave;
+  bad["drain"] = "no";
   CHECK_THROWS_AS(parseCheckpointRequest(bad.dump()), Error);
   for (const char* time : {"", "x", "12x", "-1", "99999999999999999999999"}) {
     CAPTURE(time);
@@ -119,7 +136,9 @@ TEST_CASE("the disks of a result are layers that can be opened again") {
   CheckpointResult result;
   result.pauseUs = 1500;
   result.phasesUs = {1, 2, 3, 4};
-  result.blocks = {5, 6, 7, 8};
+  result.blocks = {5, 6, 7, 8, 9};
+  result.incremental = true;
+  result.segments = {"a.hot", "b.cold"};
   result.guestTicks = 1763715294123456789;
   result.deviceState = "{}\n";
   DiskConfig disk;
@@ -135,7 +154,9 @@ TEST_CASE("the disks of a result are layers that can be opened again") {
   const Json json = Json::parse(toJson(result).dump());
   CHECK(json.at("pauseUs") == 1500);
   CHECK(json.at("phasesUs") == Json{{"quiesce", 1}, {"arm", 2}, {"state", 3}, {"switch", 4}});
-  CHECK(json.at("blocks") == Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}});
+  CHECK(json.at("blocks") == Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
+  CHECK(json.at("incremental") == true);
+  CHECK(json.at("segments") == Json{"a.hot", "b.cold"});
   CHECK(json.at("guestTicks") == "1763715294123456789");
   CHECK(json.at("deviceState") == "{}\n");
   const DiskLayers layers = parseDiskLayers(json.at("disks").at(0).dump());

@@ -105,7 +105,36 @@ TEST_CASE("memory that is restored lazily can be read before the guest asks for 
   CHECK(restored(rig));
 }
 
-TEST_CASE("a checkpoint amid a lazy restore waits for it, and restores in its turn") {
+TEST_CASE("a checkpoint amid a lazy restore refers to what is not loaded yet") {
+  Checkpoint checkpoint(2);
+  const std::string& source = checkpoint.directory.path();
+  for (const std::string& trace : traceEngineNames()) {
+    CAPTURE(trace);
+    const TempDirectory directory;
+    for (int round = 0; round < (kSanitized ? 2 : 8); ++round) {
+      CAPTURE(round);
+      Rig rig(2, {}, trace);
+      rig.restore(source, checkpoint.result, true);
+      rig.machine->start();
+      const std::string into = directory.make(std::to_string(round));
+      const auto result = rig.saveIncrement(into, source);
+      CHECK(result.incremental);
+      CHECK(result.blocks.parent > 0);
+      CHECK(contents(into) == rig.machine->oracle());
+      const std::string next = directory.make("next" + std::to_string(round));
+      rig.saveIncrement(next, into);
+      CHECK(contents(next) == rig.machine->oracle());
+      REQUIRE(restored(rig));
+      Rig second(2, {}, trace);
+      second.restore(into, result, round % 2 == 0);
+      second.machine->start();
+      CHECK(second.goesOn());
+      CHECK(rig.goesOn());
+    }
+  }
+}
+
+TEST_CASE("a full checkpoint amid a lazy restore waits for it, and restores in its turn") {
   Checkpoint checkpoint(2);
   const TempDirectory directory;
   for (int round = 0; round < (kSanitized ? 2 : 8); ++round) {
@@ -227,15 +256,16 @@ TEST_CASE("retries from several threads are one") {
 
 TEST_CASE("a restore of something else is refused") {
   const Checkpoint checkpoint(1);
-  const auto refused = [&](unsigned harts, const CheckpointRequest& at, const std::string& state) {
+  const auto refused = [&](unsigned harts, const std::string& from, const std::string& state) {
+    CheckpointResult changed = checkpoint.result;
+    changed.deviceState = state;
     Rig rig(harts);
-    return failure([&] { rig.machine->restore({at.directory, state, true}); });
+    return failure([&] { rig.restore(from, changed, true); });
   };
-  const CheckpointRequest here{checkpoint.directory.path(), "", {}, false};
+  const std::string& here = checkpoint.directory.path();
   const std::string& state = checkpoint.result.deviceState;
   CHECK(refused(2, here, state) == Code::damaged);
-  CHECK(refused(1, {checkpoint.directory.path() + "/none", "", {}, false}, state) ==
-        Code::notFound);
+  CHECK(refused(1, here + "/none", state) == Code::notFound);
   for (const char* bad : {"", "{", "[]", "{}", R"({"format": 1})"})
     CHECK(refused(1, here, bad) == Code::damaged);
   Json other = Json::parse(state);

@@ -1,4 +1,4 @@
-// A whole machine that runs test/machine/guests/scribble.S, and what the tests ask of it.
+// A whole machine that runs a program of test/machine/guests, and what the tests ask of it.
 #pragma once
 
 #include <sys/stat.h>
@@ -58,11 +58,13 @@ class Rig {
  public:
   static constexpr uint64_t kRamBytes = 8 << 20;
 
-  explicit Rig(unsigned harts = 1, std::vector<DiskConfig> disks = {}) {
+  explicit Rig(unsigned harts = 1, std::vector<DiskConfig> disks = {},
+               const std::string& trace = traceEngineNames().front()) {
     MachineConfig config;
     config.memoryBytes = kRamBytes;
     config.cpus = harts;
     config.disks = std::move(disks);
+    config.trace = trace;
     Machine::Events events;
     events.console = [this](std::span<const uint8_t> bytes) { consoleBytes += bytes.size(); };
     events.exit = [this](const GuestExit& exit) {
@@ -79,9 +81,9 @@ class Rig {
   Rig(const Rig&) = delete;
   Rig& operator=(const Rig&) = delete;
 
-  void boot() {
+  void boot(const std::string& guest = "scribble") {
     const auto image = std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() /
-                       "guests" / "scribble.bin";
+                       "guests" / (guest + ".bin");
     machine->loadFile(image, 0, std::filesystem::file_size(image), memory_map::kRamBase);
     machine->boot(memory_map::kRamBase, kRamBytes);
     machine->start();
@@ -119,12 +121,38 @@ class Rig {
     return eventually([&] { return instructions() > (kSanitized ? 400'000 : 4'000'000); });
   }
 
+  /** A full checkpoint with an oracle; the directory's path is its id. */
+  static CheckpointRequest request(const std::string& directory, const std::string& codec = "lz4",
+                                   std::vector<CheckpointRequest::Redo> redo = {}) {
+    CheckpointRequest request;
+    request.id = request.directory = directory;
+    request.codec = parseCodec(codec);
+    request.redo = std::move(redo);
+    request.oracle = true;
+    return request;
+  }
   CheckpointResult save(const std::string& directory, const std::string& codec = "lz4",
                         std::vector<CheckpointRequest::Redo> redo = {}) {
-    return machine->save({directory, codec, std::move(redo), true}, [](uint64_t) {});
+    return save(request(directory, codec, std::move(redo)));
+  }
+  CheckpointResult save(const CheckpointRequest& request) {
+    return machine->save(request, [](uint64_t) {});
+  }
+  /** A checkpoint that refers to `base`, whose segments it links as the store does. */
+  CheckpointResult saveIncrement(const std::string& directory, const std::string& base) {
+    for (const auto& file : std::filesystem::directory_iterator(base))
+      if (file.path().extension() == ".hot" || file.path().extension() == ".cold")
+        std::filesystem::create_hard_link(file, std::filesystem::path(directory) / file.path().filename());
+    CheckpointRequest incremental = request(directory);
+    incremental.base = {base, base};
+    return save(incremental);
   }
   void restore(const std::string& directory, const CheckpointResult& result, bool lazy) {
-    machine->restore({directory, result.deviceState, lazy});
+    machine->restore({.id = directory,
+                      .directory = directory,
+                      .deviceState = result.deviceState,
+                      .lazy = lazy,
+                      .orderFile = {}});
   }
 
   std::shared_ptr<Machine> machine;

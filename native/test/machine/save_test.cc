@@ -72,7 +72,8 @@ TEST_CASE("a live checkpoint holds RAM as it was in the pause") {
     const auto result = rig.save(directory.make(name), round % 2 == 0 ? "lz4" : "none",
                                  {{"vda", directory.path() + "/redo" + name}});
     CHECK(contents(directory.path() + "/" + name) == rig.machine->oracle());
-    const uint64_t blocks = result.blocks.vcpu + result.blocks.background + result.blocks.zero;
+    const uint64_t blocks = result.blocks.vcpu + result.blocks.background + result.blocks.zero +
+                            result.blocks.duplicate;
     CHECK(blocks == Rig::kRamBytes / Geometry{}.blockBytes());
     CHECK(result.memoryBytes == Rig::kRamBytes);
     CHECK(result.guestTicks <= rig.ticks());
@@ -86,6 +87,128 @@ TEST_CASE("a live checkpoint holds RAM as it was in the pause") {
   reader.join();
   watcher.join();
   CHECK(rig.consoleBytes > 0);
+}
+
+TEST_CASE("a suspended guest stands still from the pause on, until it is resumed") {
+  for (const std::string& trace : traceEngineNames()) {
+    CAPTURE(trace);
+    const TempDirectory directory;
+    Rig rig(2, {}, trace);
+    rig.boot();
+    REQUIRE(rig.scribbled());
+    CheckpointRequest request = Rig::request(directory.path());
+    request.suspend = true;
+    const auto result = rig.save(request);
+    CHECK(rig.state() == "paused");
+    CHECK(rig.ticks() == result.guestTicks);
+    CHECK(contents(directory.path()) == rig.ram());
+    rig.machine->resume();
+    CHECK(rig.goesOn());
+  }
+}
+
+TEST_CASE("a suspended guest whose checkpoint fails runs on") {
+  const TempDirectory directory;
+  Rig rig;
+  rig.boot();
+  REQUIRE(rig.scribbled());
+  CheckpointRequest request = Rig::request(directory.path());
+  request.suspend = true;
+  CHECK(failure([&] {
+          rig.machine->save(request, [&](uint64_t) { rig.machine->cancelSave(); });
+        }) == Code::cancelled);
+  CHECK(rig.state() == "running");
+  CHECK(rig.goesOn());
+}
+
+TEST_CASE("memory of the pause is readable while it is saved and afterwards") {
+  for (const std::string& trace : traceEngineNames()) {
+    CAPTURE(trace);
+    const TempDirectory directory;
+    Rig rig(2, {}, trace);
+    rig.boot();
+    CHECK(failure([&] { Machine::savedSource(rig.machine); }) == Code::notFound);
+    REQUIRE(rig.scribbled());
+    for (int round = 0; round < (kSanitized ? 2 : 8); ++round) {
+      std::vector<std::byte> during(Rig::kRamBytes);
+      std::future<void> reading;
+      std::optional<ByteSource> source;
+      const std::string into = directory.make(std::to_string(round));
+      CheckpointRequest request = Rig::request(into);
+      request.limitBytesPerSecond = Rig::kRamBytes;  // so that there is time to read
+      rig.machine->save(request, [&](uint64_t) {
+        source = Machine::savedSource(rig.machine);
+        reading = std::async(std::launch::async, [&] { source->read(0, during); });
+      });
+      reading.get();
+      CHECK(during == rig.machine->oracle());
+      std::filesystem::rename(into, into + "-published");
+      std::vector<std::byte> after(Rig::kRamBytes);
+      source->read(0, after);
+      CHECK(after == rig.machine->oracle());
+    }
+  }
+}
+
+TEST_CASE("checkpoints that refer to earlier ones are whole by themselves") {
+  for (const std::string& trace : traceEngineNames()) {
+    CAPTURE(trace);
+    const TempDirectory directory;
+    Rig rig(2, {}, trace);
+    rig.boot();
+    REQUIRE(rig.scribbled());
+    std::string base = directory.make("first");
+    rig.save(base);
+    CHECK(contents(base) == rig.machine->oracle());
+    for (int round = 0; round < (kSanitized ? 3 : 10); ++round) {
+      CAPTURE(round);
+      const std::string next = directory.make(std::to_string(round));
+      const auto result = rig.saveIncrement(next, base);
+      CHECK(result.incremental);
+      CHECK(result.blocks.parent > 0);  // the guest writes in the first half of RAM only
+      CHECK(result.blocks.parent + result.blocks.vcpu + result.blocks.background +
+                result.blocks.zero + result.blocks.duplicate ==
+            Rig::kRamBytes / Geometry{}.blockBytes());
+      std::filesystem::remove_all(base);
+      CHECK(contents(next) == rig.machine->oracle());
+      base = next;
+    }
+    // Against anything else than what memory is tracked against, a checkpoint is full.
+    const std::string other = directory.make("other");
+    CheckpointRequest request = Rig::request(other);
+    request.base = {"another", base};
+    const auto result = rig.save(request);
+    CHECK_FALSE(result.incremental);
+    CHECK(result.blocks.parent == 0);
+    CHECK(contents(other) == rig.machine->oracle());
+  }
+}
+
+TEST_CASE("after a failed checkpoint the next increment misses nothing") {
+  const TempDirectory directory;
+  Rig rig(2);
+  rig.boot();
+  REQUIRE(rig.scribbled());
+  std::mt19937 random(3);
+  std::string base = directory.make("base");
+  rig.save(base);
+  for (int round = 0; round < (kSanitized ? 3 : 15); ++round) {
+    CAPTURE(round);
+    const std::string lost = directory.make("lost" + std::to_string(round));
+    failure([&] {
+      rig.machine->save(Rig::request(lost), [&](uint64_t) {
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        rig.machine->cancelSave();
+      });
+    });
+    const std::string next = directory.make(std::to_string(round));
+    rig.saveIncrement(next, base);
+    CHECK(contents(next) == rig.machine->oracle());
+    const std::string again = directory.make("again" + std::to_string(round));
+    rig.saveIncrement(again, next);
+    CHECK(contents(again) == rig.machine->oracle());
+    base = again;
+  }
 }
 
 TEST_CASE("a paused guest stays paused through a checkpoint") {
@@ -139,7 +262,7 @@ TEST_CASE("two checkpoints at once: one is refused") {
   rig.boot();
   REQUIRE(rig.scribbled());
   std::optional<Code> inner;
-  rig.machine->save({directory.make("a"), "lz4", {}, false}, [&](uint64_t) {
+  rig.machine->save(Rig::request(directory.make("a")), [&](uint64_t) {
     inner = std::async(std::launch::async, [&] {
               return failure([&] { rig.save(directory.make("b")); });
             }).get();
@@ -173,7 +296,7 @@ TEST_CASE("a checkpoint that is cancelled at any moment leaves a guest that goes
   CHECK(rig.goesOn());
   const std::string into = directory.make("resumed");
   CHECK(failure([&] {
-          rig.machine->save({into, "lz4", {{"vda", into + "/redo"}}, false},
+          rig.machine->save(Rig::request(into, "lz4", {{"vda", into + "/redo"}}),
                             [&](uint64_t) { rig.machine->cancelSave(); });
         }) == Code::cancelled);
   rig.machine->cancelSave();  // of none

@@ -1,10 +1,14 @@
 // Accesses of a vCPU to guest memory, whatever the trace engine, and of a device.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cstdint>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
 #include "memory/guest_memory.h"
 #include "memory/trace_engine.h"
 
@@ -21,6 +25,21 @@ inline uint64_t loadFrom(const std::byte* view, uint64_t offset) {
 }
 inline void storeTo(std::byte* view, uint64_t offset, uint64_t value) {
   __atomic_store_n(reinterpret_cast<uint64_t*>(view + offset), value, __ATOMIC_RELAXED);
+}
+
+/** The trace engines that this host offers; userfaultfd may need a privilege or a newer kernel. */
+inline std::vector<std::string> usableEngines() {
+  std::vector<std::string> names;
+  for (const std::string& name : traceEngineNames()) {
+    try {
+      GuestMemory(Geometry{}.blockBytes(), Geometry{}, name);
+      names.push_back(name);
+    } catch (const Error& error) {
+      REQUIRE(error.code() == Code::unsupported);
+      MESSAGE("skipped: " << error.what());
+    }
+  }
+  return names;
 }
 
 /** What a vCPU does without a translation of the page; not across a pause. */

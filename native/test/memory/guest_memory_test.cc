@@ -66,7 +66,7 @@ struct Rig {
 
 template <class Case>
 void forEachEngine(Case run) {
-  for (const std::string& engine : traceEngineNames()) {
+  for (const std::string& engine : usableEngines()) {
     CAPTURE(engine);
     run(engine);
   }

@@ -18,3 +18,6 @@ int remountDisk(void);
 
 // The self-checking writer (writer.c): 0 when everything that it found was right.
 int runWriter(void);
+
+// The memory workload of the benchmarks (memory.c): for ever, or 1 when it cannot start.
+int runMemory(void);

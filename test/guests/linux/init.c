@@ -3,6 +3,7 @@
 //
 //   poweroff  at once, before any module is loaded: the shortest boot
 //   writer    the self-checking writer of writer.c, with its options
+//   memory    the memory workload of memory.c, without modules and disk
 //   idle      prints a line every second, for ever
 //   shell     busybox sh on the console (the default)
 //
@@ -120,6 +121,7 @@ static int shell(void) {
 
 static int runMode(void) {
   if (modeIs("poweroff")) return 0;
+  if (modeIs("memory")) return runMemory();
   loadModules();
   mkdir(DISK_DIRECTORY, 0755);
   if (mountDisk() == 0) {

@@ -1,0 +1,83 @@
+/**
+ * Guest RAM as the host has it, and the guest's progress in it.
+ *
+ * The host reads the guest's own counter with pread(): through the memfd that RAM is in for ckptfs, and through
+ * /proc/PID/mem for QEMU, whose RAM is private memory unless it is told otherwise. That costs the guest nothing,
+ * waits for no lock of either system, and tells when a guest stands still to the millisecond; lines on the
+ * console would measure the UART and its locks as well. A block that a lazy restore has not loaded yet reads as
+ * zeros.
+ */
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+} from 'node:fs';
+
+/** Both machines have RAM there. */
+const ramStart = 0x8000_0000;
+const progressMagic = 0x7373657267c0ffeen;
+
+export class GuestRam {
+  readonly #file: number;
+  readonly #word = Buffer.alloc(16);
+
+  /** RAM begins at byte `start` of the file at `path`. */
+  private constructor(
+    readonly path: string,
+    private readonly start: number,
+  ) {
+    this.#file = openSync(path, 'r');
+  }
+
+  /** The one memfd of `bytes` bytes that this process has open. */
+  static own(bytes: number): GuestRam {
+    const found = new Map<number, string>();
+    for (const name of readdirSync('/proc/self/fd')) {
+      const path = `/proc/${process.pid}/fd/${name}`;
+      try {
+        if (!readlinkSync(path).startsWith('/memfd:')) continue;
+        const { size, ino } = fstatSync(Number(name));
+        if (size === bytes) found.set(ino, path);
+      } catch {
+        // Closed in the meantime.
+      }
+    }
+    const [path] = found.values();
+    if (path === undefined || found.size > 1) {
+      throw new Error(`there are ${found.size} memory files of ${bytes} bytes, not the guest's`);
+    }
+    return new GuestRam(path, 0);
+  }
+
+  /** The one mapping of `bytes` bytes of another process. */
+  static mapped(pid: number, bytes: number): GuestRam {
+    const starts = readFileSync(`/proc/${pid}/maps`, 'latin1')
+      .split('\n')
+      .map((line) => /^([0-9a-f]+)-([0-9a-f]+) rw/.exec(line))
+      .map((match) => [parseInt(match?.[1] ?? '', 16), parseInt(match?.[2] ?? '', 16)] as const)
+      .filter(([start, end]) => end - start === bytes)
+      .map(([start]) => start);
+    const [start] = starts;
+    if (start === undefined || starts.length > 1) {
+      throw new Error(
+        `process ${pid} has ${starts.length} mappings of ${bytes} bytes, not the guest's`,
+      );
+    }
+    return new GuestRam(`/proc/${pid}/mem`, start);
+  }
+
+  /** Steps that the guest has made by the counter at a guest-physical address; 0 while it is not there. */
+  steps(address: number): number {
+    readSync(this.#file, this.#word, 0, this.#word.length, this.start + address - ramStart);
+    if (this.#word.readBigUInt64LE(0) !== progressMagic) return 0;
+    return Number(this.#word.readBigUInt64LE(8));
+  }
+
+  close(): void {
+    closeSync(this.#file);
+  }
+}

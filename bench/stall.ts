@@ -1,0 +1,110 @@
+/**
+ * The stall of a restored guest: what the loading of memory costs a guest of 1 GiB that works at random places of
+ * 256 MiB from its first moment on, in ms of its own pace with all memory there (lost guest work, progress.ts),
+ * from the call of start() until that pace is reached.
+ *
+ * Page by page in address order is what it is compared with: the same system with memory blocks and IO blocks of
+ * one page, and a checkpoint of the guest at rest, which knows nothing of the order in which memory will be
+ * needed. Its guest begins its work with a line on the console, a few ms after start().
+ */
+import type { CheckpointEntry } from '../src/checkpoint/checkpoints.js';
+import type { Store } from '../src/checkpoint/store.js';
+import type { Geometry } from '../src/native.js';
+import { Ckptfs } from './ckptfs.js';
+import { gib, type MemoryGuest, type Workload } from './guest.js';
+import { baselineRate, costOf, sleep, steady } from './progress.js';
+import { median, row, type Row, rowsOf } from './row.js';
+
+const bench = 'restore';
+const workingMib = 256;
+const workload: Workload = { memoryBytes: gib, filledMib: 800 };
+const pageByPage: Geometry = { pageBytes: 4096, pagesPerBlock: 1, blocksPerIoBlock: 1 };
+const pollMs = 5;
+
+interface Saved {
+  entry: CheckpointEntry;
+  progressAddress: number;
+  stepsThen: number;
+  pace: number;
+}
+
+/** A checkpoint of the guest at work, or at rest after it. */
+async function save(store: Store, name: string, geometry?: Geometry): Promise<Saved> {
+  const ckptfs = await Ckptfs.start(store, name, workload, geometry ? { geometry } : {});
+  try {
+    const guest = await ckptfs.guest();
+    await guest.write('random', workingMib);
+    await steady(guest);
+    const pace = await baselineRate(guest);
+    if (geometry) await guest.stop();
+    const { entry } = await ckptfs.save({ codec: 'none', full: true });
+    return { entry, progressAddress: guest.progressAddress, stepsThen: guest.steps(), pace };
+  } finally {
+    await ckptfs.close();
+  }
+}
+
+/** Stall in ms of each of some restores, one after the other. */
+async function stalls(
+  store: Store,
+  saved: Saved,
+  lazy: boolean,
+  repetitions: number,
+): Promise<number[]> {
+  const ms: number[] = [];
+  for (let i = 0; i < repetitions; i++) {
+    const preparing = performance.now();
+    const ckptfs = await Ckptfs.restore(store, saved.entry, lazy);
+    const preparedMs = performance.now() - preparing;
+    try {
+      const guest = ckptfs.guestAt(saved.progressAddress);
+      const cost = await costOf(progressSince(guest), saved.pace, async () => {
+        await ckptfs.vm.start();
+        if (saved.entry.vm === restName) await guest.write('random', workingMib);
+      });
+      // An eager restore has stalled its guest before it runs.
+      ms.push(cost.lostMs + (lazy ? 0 : preparedMs));
+      while (!ckptfs.vm.restoreProgress()?.done) await sleep(pollMs);
+    } finally {
+      await ckptfs.close();
+    }
+  }
+  return ms;
+}
+
+/** The counter reads 0 until its block is loaded: no step has been seen until then. */
+function progressSince(guest: MemoryGuest): { steps(): number } {
+  let first: number | undefined;
+  return {
+    steps: () => {
+      const now = guest.steps();
+      if (now > 0) first ??= now;
+      return now - (first ?? now);
+    },
+  };
+}
+
+const workName = 'stall';
+const restName = 'stall-by-page';
+
+export async function stall(store: Store, repetitions: number): Promise<Row[]> {
+  return rowsOf(bench, 'stall of the guest', async () => {
+    const atWork = await save(store, workName);
+    const atRest = await save(store, restName, pageByPage);
+    const baseline = median(await stalls(store, atRest, true, repetitions));
+    const lazy = await stalls(store, atWork, true, repetitions);
+    const eager = median(await stalls(store, atWork, false, repetitions));
+    await store.removeVm(workName);
+    await store.removeVm(restName);
+    const peer = { name: 'page by page in address order', value: baseline };
+    const name = (what: string) => `1 GiB, working set of 256 MiB: ${what}`;
+    const target = { ratioAtMost: 0.1 };
+    const rows = [row(bench, name('stall, first restore'), lazy[0] ?? NaN, 'ms', target, peer)];
+    if (lazy.length > 1) {
+      const later = median(lazy.slice(1));
+      rows.push(row(bench, name('stall, later restores'), later, 'ms', target, peer));
+    }
+    rows.push(row(bench, name('stall, eager restore'), eager, 'ms', {}, peer));
+    return rows;
+  });
+}

@@ -19,7 +19,7 @@ import { ConsoleText } from './console.js';
 import { awaitFilled, commandLine, MemoryGuest, type Workload } from './guest.js';
 import { sleep } from './progress.js';
 import { Qmp, type QmpEvent } from './qmp.js';
-import { GuestRam } from './ram.js';
+import { GuestRam, ramStart } from './ram.js';
 import { ended, spawnTied } from './tied.js';
 
 const program = 'qemu-system-riscv64';
@@ -103,14 +103,15 @@ export class Qemu {
     }
   }
 
-  /** The workload of a guest that boots, once it has filled its memory. */
+  /** The workload of the guest that boots, once it has filled its memory. Asked for once. */
   async guest(): Promise<MemoryGuest> {
-    return this.guestAt(await awaitFilled(this.console));
-  }
-
-  /** The workload of a guest whose progress is known to be at `progressAddress`. */
-  guestAt(progressAddress: number): MemoryGuest {
-    this.#ram ??= GuestRam.mapped(this.child.pid ?? 0, this.workload.memoryBytes);
+    const progressAddress = await awaitFilled(this.console);
+    const answer = await this.qmp.execute<string>('human-monitor-command', {
+      'command-line': `gpa2hva ${ramStart}`,
+    });
+    const [, address] = /is (0x[0-9a-f]+)/.exec(answer) ?? [];
+    if (address === undefined) throw new Error(`QEMU does not tell where RAM is: ${answer}`);
+    this.#ram = GuestRam.at(this.child.pid ?? 0, Number(address));
     return new MemoryGuest(this.#ram, progressAddress, this.console, (line) =>
       this.child.stdin?.write(line),
     );

@@ -45,10 +45,11 @@ bool usesDisk(const Rig& rig) {
 }
 
 CheckpointRequest request(const TempDirectory& directory, const std::string& name, bool across) {
-  return {.directory = directory.make(name),
-          .codec = "none",
-          .redo = {{"vda", directory.path() + "/redo" + name}},
-          .inFlight = across};
+  CheckpointRequest request = Rig::request(directory.make(name), "none",
+                                           {{"vda", directory.path() + "/redo" + name}});
+  request.oracle = false;
+  request.inFlight = across;
+  return request;
 }
 
 /** A checkpoint while requests are held back, which go on only after the pause. */

@@ -1,6 +1,7 @@
 /** Compaction: contents stay, room comes back, and a kill at any moment leaves every checkpoint whole. */
 import { spawn } from 'node:child_process';
-import { appendFile, mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { appendFile, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -18,8 +19,9 @@ import type { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { buildProgram } from '../src/cli/program.js';
 import { exchangeDirectories, lockFile, openMemoryImage, verifiedSegments } from '../src/native.js';
-import { memoryHash, publishChain } from './support/chains.js';
-import { temporaryStore } from './support/guests.js';
+import { Vm } from '../src/vmm/vm.js';
+import { memoryHash, publishChain, sourceHash } from './support/chains.js';
+import { bareConfig, boot, temporaryStore } from './support/guests.js';
 
 // The program that writes the chains may have to be built; dozens of processes are started and killed.
 t.setTimeout(900_000);
@@ -228,6 +230,46 @@ t.test('killed at 40 moments', async (t) => {
     (await readdir(store.checkpointsDirectory('vm'))).filter((name) => name.startsWith('.')),
     [],
   );
+});
+
+t.test('while the VM runs and goes on saving', async (t) => {
+  const { store, remove } = await temporaryStore();
+  t.teardown(remove);
+  const mib = 2 ** 20;
+  // What the guest never writes: soon all that is still needed of the first checkpoint.
+  const initrd = join(store.root, 'initrd');
+  await writeFile(initrd, randomBytes(3 * mib));
+  const config = bareConfig('random-writer', 'harts=2 mib=12', {
+    ...{ name: 'vm', cpus: 2, memoryBytes: 32 * mib, initrd },
+  });
+  const { vm } = await boot(store, config);
+  const hashes = new Map<string, string>();
+  const take = async (name: string): Promise<void> => {
+    await vm.checkpoint({ name, wait: true }, { oracle: true });
+    hashes.set(name, createHash('sha256').update(vm.oracle()).digest('hex'));
+  };
+  // Saved while it is paused, what the guest writes and what it does not share one segment.
+  await setTimeout(500);
+  await vm.pause();
+  await take('c0');
+  vm.resume();
+  for (const name of names.slice(1, 4)) await take(name);
+  for (const name of names.slice(0, 2)) {
+    await removeCheckpoint(store, await findCheckpoint(store, `vm@${name}`));
+    hashes.delete(name);
+  }
+  // A save and a compaction at once, then a save on a base that has been exchanged.
+  const [done] = await Promise.all([compactVm(store, 'vm'), take('c4')]);
+  t.ok(done.rewritten > 0, `${done.rewritten} segments replaced`);
+  await take('c5');
+  const incremental = await readManifest(store.checkpointDirectory('vm', 'c5'));
+  t.ok(incremental.parentId !== null && incremental.stats.blocks.parent > 0, 'c5 is an increment');
+  await vm.close();
+  await compactVm(store, 'vm');
+  await checkAll(t, store, hashes);
+  const restored = await Vm.restore(store, await findCheckpoint(store, 'vm@c5'), { lazy: true });
+  t.equal(await sourceHash(restored.memory()), hashes.get('c5'), 'and restores');
+  await restored.close();
 });
 
 t.test('the command', async (t) => {

@@ -5,27 +5,31 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Publication } from '../../src/checkpoint/publish.js';
 import type { Store } from '../../src/checkpoint/store.js';
-import { openMemoryImage } from '../../src/native.js';
+import { type ByteSource, openMemoryImage } from '../../src/native.js';
 import { draft } from './checkpoints.js';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const blockBytes = 8 * 4096;
 
-/** The SHA-256 of all memory that a checkpoint directory holds. */
-export async function memoryHash(directory: string): Promise<string> {
-  const image = await openMemoryImage(directory);
+/** The SHA-256 of all that a source gives; closes it. */
+export async function sourceHash(source: ByteSource): Promise<string> {
   try {
     const hash = createHash('sha256');
     const piece = Buffer.alloc(1 << 20);
-    for (let position = 0; position < image.bytes;) {
-      const length = await image.read(piece, position);
+    for (let position = 0; position < source.bytes;) {
+      const length = await source.read(piece, position);
       hash.update(piece.subarray(0, length));
       position += length;
     }
     return hash.digest('hex');
   } finally {
-    image.close();
+    source.close();
   }
+}
+
+/** The SHA-256 of all memory that a checkpoint directory holds. */
+export async function memoryHash(directory: string): Promise<string> {
+  return sourceHash(await openMemoryImage(directory));
 }
 
 /**

@@ -126,7 +126,9 @@ t.test('a checkpoint with each of its files damaged or cut short', async (t) => 
     const directory = store.checkpointDirectory('vm', kind);
     const files = [...(await walkTree(directory)).files];
     // Which segments there are depends on what the guest wrote meanwhile.
-    const alike = segments.includes(path) ? /\.(hot|cold)$/ : new RegExp(`^${path.replaceAll(".", "\\.")}$`);
+    const alike = segments.includes(path)
+      ? /\.(hot|cold)$/
+      : new RegExp(`^${path.replaceAll('.', '\\.')}$`);
     const [victim = '', bytes = 0] = files.find(([name]) => alike.test(name)) ?? [];
     await truncate(join(directory, victim), bytes - 1);
     isClear(

@@ -65,13 +65,11 @@ Napi::Value verifiedSegments(Info info) {
 }
 
 Napi::Value verifyMemoryImage(Info info) {
-  const auto verified =
-      *info[1].As<Napi::External<std::shared_ptr<VerifiedSegments>>>().Data();
+  const auto verified = *info[1].As<Napi::External<std::shared_ptr<VerifiedSegments>>>().Data();
   return runTask(
       info.Env(), info[2].As<Napi::Function>(),
       [directory = textAt(info, 0), verified](Progress& progress) {
-        return toText(
-            ckptfs::verifyMemoryImage(directory, progress, {.verified = verified.get()}));
+        return toText(ckptfs::verifyMemoryImage(directory, progress, {.verified = verified.get()}));
       },
       asString);
 }
@@ -84,9 +82,12 @@ Napi::Value diffMemoryImages(Info info) {
         Json ranges = Json::array();
         for (const MemoryDiff::Range& range : diff.ranges)
           ranges.push_back({{"offset", range.offset}, {"bytes", range.bytes}});
-        return Json{{"memoryBytes", diff.memoryBytes},   {"blockBytes", diff.blockBytes},
-                    {"blocks", diff.blocks},             {"changedBlocks", diff.changedBlocks},
-                    {"changedBytes", diff.changedBytes}, {"ranges", std::move(ranges)},
+        return Json{{"memoryBytes", diff.memoryBytes},
+                    {"blockBytes", diff.blockBytes},
+                    {"blocks", diff.blocks},
+                    {"changedBlocks", diff.changedBlocks},
+                    {"changedBytes", diff.changedBytes},
+                    {"ranges", std::move(ranges)},
                     {"truncated", diff.truncated}}
             .dump();
       },
@@ -97,12 +98,9 @@ std::string toText(const Compaction& compaction) {
   Json checkpoints = Json::array();
   for (const Compaction::Checkpoint& checkpoint : compaction.checkpoints)
     checkpoints.push_back({{"index", checkpoint.index}, {"segments", checkpoint.segments}});
-  return Json{{"segments", compaction.segments},
-              {"segmentBytes", compaction.segmentBytes},
-              {"rewritten", compaction.rewritten},
-              {"rewrittenBytes", compaction.rewrittenBytes},
-              {"written", compaction.written},
-              {"writtenBytes", compaction.writtenBytes},
+  return Json{{"segments", compaction.segments},      {"segmentBytes", compaction.segmentBytes},
+              {"rewritten", compaction.rewritten},    {"rewrittenBytes", compaction.rewrittenBytes},
+              {"written", compaction.written},        {"writtenBytes", compaction.writtenBytes},
               {"checkpoints", std::move(checkpoints)}}
       .dump();
 }

@@ -31,8 +31,8 @@ void ProgressChannel::deliver(Napi::Env env, Napi::Function listener, ProgressCh
   const std::unique_ptr<Amounts> owned(amounts);
   // At the end of the environment what is still queued is dropped.
   if (static_cast<napi_env>(env) == nullptr) return;
-  listener.Call({Napi::Number::New(env, amounts->doneBytes),
-                 Napi::Number::New(env, amounts->totalBytes)});
+  listener.Call(
+      {Napi::Number::New(env, amounts->doneBytes), Napi::Number::New(env, amounts->totalBytes)});
 }
 
 }  // namespace ckptfs::binding

@@ -52,8 +52,8 @@ Napi::Value runTask(Napi::Env env, Napi::Function onProgress, Work work, Convert
                          [convert = std::move(convert), closing](Napi::Env e, const auto& value) {
                            return convert(e, value);
                          }));
-  task.Set("cancel", Napi::Function::New(
-                         env, [progress](const Napi::CallbackInfo&) { progress->cancel(); }));
+  task.Set("cancel",
+           Napi::Function::New(env, [progress](const Napi::CallbackInfo&) { progress->cancel(); }));
   return task;
 }
 

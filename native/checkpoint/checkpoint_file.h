@@ -47,8 +47,8 @@ class CheckpointFile {
   /** Writes the pieces one after another. */
   void write(uint64_t offset, std::span<const iovec> pieces) const;
   void sync() const;
-  /** Opens the path again under the same descriptor, for a file that was replaced; one whose name is
-   *  gone (its checkpoint was compacted or removed) stays as it is. Any thread. */
+  /** Opens the path again under the same descriptor, for a file that was replaced; one whose name
+   * is gone (its checkpoint was compacted or removed) stays as it is. Any thread. */
   void reopen() const;
 
  private:

@@ -155,8 +155,8 @@ class MapRewrite {
         partOfSegment_.push_back(at->second);
         if (isNew) {
           const SegmentRewrite& rewrite = *rewrites_[fate.group];
-          parts_.push_back({rewrite.ioBlocks().data(), 0,
-                            std::vector<uint32_t>(rewrite.ioBlocks().size())});
+          parts_.push_back(
+              {rewrite.ioBlocks().data(), 0, std::vector<uint32_t>(rewrite.ioBlocks().size())});
           new_.segments.push_back(rewrite.row());
         }
       }

@@ -25,12 +25,12 @@ struct Compaction {
     std::vector<std::string> segments;  // file names that its new map refers to; when done
   };
 
-  uint64_t segments = 0;       // different ones in all checkpoints
-  uint64_t segmentBytes = 0;   // of them
-  uint64_t rewritten = 0;      // segments that are replaced
+  uint64_t segments = 0;      // different ones in all checkpoints
+  uint64_t segmentBytes = 0;  // of them
+  uint64_t rewritten = 0;     // segments that are replaced
   uint64_t rewrittenBytes = 0;
-  uint64_t written = 0;        // segments that replace them
-  uint64_t writtenBytes = 0;   // planned: an upper bound
+  uint64_t written = 0;       // segments that replace them
+  uint64_t writtenBytes = 0;  // planned: an upper bound
   std::vector<Checkpoint> checkpoints;
 };
 

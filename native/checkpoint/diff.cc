@@ -23,7 +23,8 @@ class Comparison {
   Comparison(const MemoryImage& before, const MemoryImage& after)
       : before_(before),
         after_(after),
-        blockBytes_(std::min(before.map().geometry.blockBytes(), after.map().geometry.blockBytes())),
+        blockBytes_(
+            std::min(before.map().geometry.blockBytes(), after.map().geometry.blockBytes())),
         rowsCompare_(before.map().geometry.blockBytes() == after.map().geometry.blockBytes()) {
     std::map<std::vector<std::byte>, uint32_t> indexOf;
     const auto key = [](const MapSegment& s) {
@@ -66,7 +67,7 @@ class Comparison {
   const MemoryImage& before_;
   const MemoryImage& after_;
   const uint64_t blockBytes_;
-  const bool rowsCompare_;                // the blocks are of one size
+  const bool rowsCompare_;               // the blocks are of one size
   std::vector<uint32_t> sharedSegment_;  // per segment of `after`: the same one of `before`
 };
 

@@ -1,8 +1,8 @@
 // What differs between the memories of two checkpoints (requirement F4).
 //
-// Most of it is known without reading: blocks whose bodies are one and the same in a shared segment.
-// Everything else is read, checked and compared, so that the answer is about contents: a block that
-// was written and then restored to what it was has not changed.
+// Most of it is known without reading: blocks whose bodies are one and the same in a shared
+// segment. Everything else is read, checked and compared, so that the answer is about contents: a
+// block that was written and then restored to what it was has not changed.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +25,9 @@ struct MemoryDiff {
   uint64_t blockBytes = 0;
   uint64_t blocks = 0;
   uint64_t changedBlocks = 0;
-  uint64_t changedBytes = 0;  // of whole blocks
+  uint64_t changedBytes = 0;       // of whole blocks
   std::vector<Range> ranges = {};  // ascending, apart from one another
-  bool truncated = false;     // there are more ranges than were asked for
+  bool truncated = false;          // there are more ranges than were asked for
 };
 
 struct DiffOptions {

@@ -25,8 +25,8 @@ struct LiveSegment {
   format::MapSegment row;
   Geometry geometry;
   uint64_t memoryBytes;
-  std::string path;                     // in the first checkpoint that names it
-  std::vector<uint32_t> checkpoints = {};    // that name it, by number, ascending
+  std::string path;                               // in the first checkpoint that names it
+  std::vector<uint32_t> checkpoints = {};         // that name it, by number, ascending
   std::vector<format::MapIoBlock> ioBlocks = {};  // by offset; `segment` is 0
   std::vector<LiveBody> bodies = {};              // by place
 

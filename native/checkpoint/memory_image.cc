@@ -52,8 +52,7 @@ MemoryImage::Files MemoryImage::open(const std::string& directory) {
     files.segments.reserve(files.map.segments.size());
     try {
       for (uint32_t i = 0; i < files.map.segments.size(); ++i)
-        files.segments.push_back(
-            CheckpointFile::open(directory + "/" + files.map.segmentName(i)));
+        files.segments.push_back(CheckpointFile::open(directory + "/" + files.map.segmentName(i)));
       return files;
     } catch (const Error& error) {
       // Another map has come between, with segments of its own: start again.

@@ -25,9 +25,9 @@ SegmentCheck::SegmentCheck(std::string path, Advance advance, const MemoryMap& m
       blocks_(&blocks),
       index_(index) {
   const auto startOf = [&](uint32_t segment) {
-    const auto start = std::partition_point(
-        map.ioBlocks.begin(), map.ioBlocks.end(),
-        [&](const MapIoBlock& io) { return io.segment < segment; });
+    const auto start =
+        std::partition_point(map.ioBlocks.begin(), map.ioBlocks.end(),
+                             [&](const MapIoBlock& io) { return io.segment < segment; });
     return static_cast<uint32_t>(start - map.ioBlocks.begin());
   };
   rowsBegin_ = startOf(index);
@@ -95,8 +95,7 @@ void SegmentCheck::checkWhole(const CheckpointFile& file) {
     advance_(ioBlock.size());
   }
   skipTo(end_);
-  if (ioBlocks != ioBlocks_ || entries != blockEntries_)
-    report("IO blocks and seal do not agree");
+  if (ioBlocks != ioBlocks_ || entries != blockEntries_) report("IO blocks and seal do not agree");
 }
 
 /** Looks at the heads of the IO blocks that the map names, and at nothing else. */
@@ -158,8 +157,7 @@ void SegmentCheck::checkRow(uint32_t row, const std::string& where,
                         body->entry.stored == mapped.stored && body->entry.codec == mapped.codec &&
                         body->entry.checksum == mapped.checksum &&
                         ((mapped.flags & kAlias) != 0) == (body->entry.block != block);
-    if (!agrees)
-      report(where + "block " + std::to_string(block) + " is not where memory.map says");
+    if (!agrees) report(where + "block " + std::to_string(block) + " is not where memory.map says");
   }
 }
 

@@ -91,8 +91,9 @@ void SegmentRewrite::flush() {
 
 SegmentRewrite::Place SegmentRewrite::placeOf(size_t source, uint64_t at) const {
   const std::vector<LiveBody>& bodies = sources_[source]->bodies;
-  const auto body = std::lower_bound(bodies.begin(), bodies.end(), at,
-                                     [](const LiveBody& b, uint64_t place) { return b.at < place; });
+  const auto body =
+      std::lower_bound(bodies.begin(), bodies.end(), at,
+                       [](const LiveBody& b, uint64_t place) { return b.at < place; });
   return places_[source][static_cast<size_t>(body - bodies.begin())];
 }
 

@@ -2,7 +2,6 @@
 //
 // Input: codec, kind of use, then the body or the block.
 #include "checkpoint/block_codec.h"
-
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

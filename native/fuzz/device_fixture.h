@@ -57,9 +57,9 @@ class DeviceFixture final : VcpuHost {
     platform_.release();
     const uint8_t text[] = {'x', 3, 13};
     platform_.uart().receive(text);
-    for (const uint64_t base : {memory_map::kPlicBase, memory_map::kUartBase,
-                                memory_map::kVirtioBase,
-                                memory_map::kVirtioBase + memory_map::kVirtioBytes})
+    for (const uint64_t base :
+         {memory_map::kPlicBase, memory_map::kUartBase, memory_map::kVirtioBase,
+          memory_map::kVirtioBase + memory_map::kVirtioBytes})
       for (uint64_t offset = 0; offset < 0x200; offset += 4) {
         uint64_t value = 0;
         platform_.bus().read(base + offset, base == memory_map::kUartBase ? 1 : 4, value);

@@ -29,7 +29,8 @@ Json mutated(const Json& value, std::mt19937_64& random) {
     case 1:
       return toHex(bits());
     case 2:
-      return value.is_string() ? Json(toHex(uint64_t{1} << random() % 64)) : Json(random() % 2 == 0);
+      return value.is_string() ? Json(toHex(uint64_t{1} << random() % 64))
+                               : Json(random() % 2 == 0);
     case 3:
       return Json::array();
     case 4:
@@ -48,7 +49,8 @@ Json mutated(const Json& value, std::mt19937_64& random) {
     }
     default:
       if (value.is_boolean()) return !value.get<bool>();
-      if (value.is_number_integer()) return value.get<int64_t>() ^ int64_t(uint64_t{1} << random() % 20);
+      if (value.is_number_integer())
+        return value.get<int64_t>() ^ int64_t(uint64_t{1} << random() % 20);
       return toHex(memory_map::kRamBase + random() % (DeviceFixture::kRamBytes + 64));
   }
 }

@@ -22,12 +22,12 @@ namespace ckptfs::fuzz {
 using Bytes = std::vector<std::byte>;
 
 /** Stops the run with a report when a property does not hold. */
-#define FUZZ_CHECK(condition)                                                   \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
+#define FUZZ_CHECK(condition)                                                      \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                             \
-    }                                                                           \
+      std::abort();                                                                \
+    }                                                                              \
   } while (false)
 
 class Input {

@@ -30,17 +30,18 @@ void mend(Bytes& bytes) {
   header.bytes = static_cast<uint32_t>(aligned(bodiesAt(header.count) + header.bodyBytes));
   if (bodies < 1 << 20) bytes.resize(std::max<size_t>(bytes.size(), header.bytes));
   put(bytes, 0, header);
-  header.checksum = checksumOf(
-      std::span<const std::byte>(bytes).first(offsetof(IoBlockHeader, checksum)),
-      std::span<const std::byte>(bytes).subspan(sizeof header,
-                                                header.count * sizeof(IoBlockEntry)));
+  header.checksum =
+      checksumOf(std::span<const std::byte>(bytes).first(offsetof(IoBlockHeader, checksum)),
+                 std::span<const std::byte>(bytes).subspan(sizeof header,
+                                                           header.count * sizeof(IoBlockEntry)));
   put(bytes, 0, header);
 }
 
 void packAgain(const Geometry& geometry, std::span<const std::byte> ioBlock) {
-  static IoBlockPacker packers[] = {
-      {kGeometries[0], Codec::raw}, {kGeometries[1], Codec::raw}, {kGeometries[2], Codec::raw},
-      {kGeometries[3], Codec::raw}};
+  static IoBlockPacker packers[] = {{kGeometries[0], Codec::raw},
+                                    {kGeometries[1], Codec::raw},
+                                    {kGeometries[2], Codec::raw},
+                                    {kGeometries[3], Codec::raw}};
   IoBlockPacker& packer =
       packers[std::find(std::begin(kGeometries), std::end(kGeometries), geometry) - kGeometries];
   packer.clear();

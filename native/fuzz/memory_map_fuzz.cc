@@ -2,12 +2,11 @@
 // true or fails. When verification finds nothing, every byte can be read and compaction can use it.
 //
 // Input: what is mended, then memory.map. The segments are those of the seed image.
-#include "checkpoint/memory_map.h"
-
 #include "base/error.h"
 #include "checkpoint/io_block_index.h"
 #include "checkpoint/live_segments.h"
 #include "checkpoint/memory_image.h"
+#include "checkpoint/memory_map.h"
 #include "checkpoint/verify.h"
 #include "fuzz/fuzz_input.h"
 

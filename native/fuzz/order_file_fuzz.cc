@@ -2,12 +2,11 @@
 // again gives the very same file.
 //
 // Input: what is mended, number of memory blocks (two bytes), then the file.
-#include "checkpoint/order_file.h"
-
 #include <algorithm>
 #include <set>
 
 #include "checkpoint/format.h"
+#include "checkpoint/order_file.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;
@@ -36,7 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   writeOrderFile(again, kId, order);
   Bytes written(std::filesystem::file_size(again));
   FILE* const file = std::fopen(again.c_str(), "r");
-  FUZZ_CHECK(file != nullptr && std::fread(written.data(), 1, written.size(), file) == written.size());
+  FUZZ_CHECK(file != nullptr &&
+             std::fread(written.data(), 1, written.size(), file) == written.size());
   std::fclose(file);
   FUZZ_CHECK(written == bytes);
   return 0;

@@ -2,13 +2,12 @@
 // nothing, every block that the log has can be read.
 //
 // Input: what is mended, then the log.
-#include "disk/redo_log.h"
-
 #include <xxhash.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "disk/redo_log.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

@@ -46,8 +46,8 @@ class Seeds {
 constexpr Geometry kSmall{.pageBytes = 4096, .pagesPerBlock = 1, .blocksPerIoBlock = 3};
 
 void writeImages(const fs::path& directory) {
-  Seeds maps(directory, "memory_map"), segments(directory, "segment"), ioBlocks(directory, "io_block"),
-      codec(directory, "block_codec");
+  Seeds maps(directory, "memory_map"), segments(directory, "segment"),
+      ioBlocks(directory, "io_block"), codec(directory, "block_codec");
   // The first is the image whose segments maps refer to: an increment, so that it has several.
   const fs::path base = directory / "base", image = directory / "image";
   for (const fs::path& path : {base, image}) fs::create_directories(path);
@@ -70,7 +70,8 @@ void writeImages(const fs::path& directory) {
       const auto io = format::take<format::IoBlockHeader>(bytes);
       ioBlocks.add({0, 1}, bytes.first(io.bytes));
       forEachEntry(bytes, [&](const format::IoBlockEntry& entry_, uint32_t offset) {
-        codec.add({static_cast<int>(entry_.codec) * 2 + 1, 0}, bytes.subspan(offset, entry_.stored));
+        codec.add({static_cast<int>(entry_.codec) * 2 + 1, 0},
+                  bytes.subspan(offset, entry_.stored));
       });
       at += io.bytes;
     }

@@ -62,7 +62,8 @@ MemoryMap mapOf(std::span<const std::byte> segment, uint8_t live) {
   const auto header = take<SegmentHeader>(segment);
   map.geometry = {header.pageBytes, header.pagesPerBlock, header.blocksPerIoBlock};
   map.memoryBytes = header.memoryBytes;
-  map.blocks.assign(map.geometry.blocksIn(map.memoryBytes), {kNoIoBlock, 0, 0, Codec::zero, 0, {}, 0});
+  map.blocks.assign(map.geometry.blocksIn(map.memoryBytes),
+                    {kNoIoBlock, 0, 0, Codec::zero, 0, {}, 0});
   const uint64_t end = segment.size() - kAlignment;
   MapSegment row = {};
   std::memcpy(row.id, header.id, sizeof row.id);
@@ -75,8 +76,13 @@ MemoryMap mapOf(std::span<const std::byte> segment, uint8_t live) {
     const auto io = take<IoBlockHeader>(segment, at);
     forEachEntry(segment.subspan(at), [&](const IoBlockEntry& entry, uint32_t offset) {
       if (live != 0 && entry.block % live != 0) return;
-      map.blocks[entry.block] = {static_cast<uint32_t>(ioBlocks.size()), offset, entry.stored,
-                                 entry.codec, 0, {}, entry.checksum};
+      map.blocks[entry.block] = {static_cast<uint32_t>(ioBlocks.size()),
+                                 offset,
+                                 entry.stored,
+                                 entry.codec,
+                                 0,
+                                 {},
+                                 entry.checksum};
     });
     ioBlocks.push_back({0, io.count, at, io.bytes, 0, io.checksum});
   }

@@ -28,7 +28,8 @@ int main(int count, char** arguments) {
       writeImage(arguments[i], memory, {.geometry = geometry, .base = base});
       std::printf("%016" PRIx64 "\n", format::checksumOf(memory));
       for (uint64_t n = 0; n < blocks / 3; ++n)
-        fillBlock(memory, geometry, random() % blocks, static_cast<Filling>(random() % 3), random());
+        fillBlock(memory, geometry, random() % blocks, static_cast<Filling>(random() % 3),
+                  random());
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "image-chain: %s\n", error.what());

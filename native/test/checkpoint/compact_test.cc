@@ -38,8 +38,7 @@ class Chain {
     const std::string base = members_.empty() ? "" : members_.rbegin()->first;
     const std::string path = directory_.make("c" + std::to_string(next_++ + 100));
     const format::Codec codecs[] = {format::Codec::lz4, format::Codec::raw, format::Codec::zstd};
-    writeImage(path, memory,
-               {.geometry = geometry_, .codec = codecs[random_() % 3], .base = base});
+    writeImage(path, memory, {.geometry = geometry_, .codec = codecs[random_() % 3], .base = base});
     members_.emplace(path, memory);
   }
   void remove(const std::string& path) {
@@ -82,8 +81,7 @@ class Chain {
       CHECK((readImage(path) == memory));
       // Every file is named by the map, and every name is there.
       std::set<std::string> files, named = {MemoryMap::kFileName};
-      for (const auto& entry : fs::directory_iterator(path))
-        files.insert(entry.path().filename());
+      for (const auto& entry : fs::directory_iterator(path)) files.insert(entry.path().filename());
       for (const format::MapSegment& segment :
            MemoryMap::read(path + "/" + MemoryMap::kFileName).segments)
         named.insert(segment.name);

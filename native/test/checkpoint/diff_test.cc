@@ -54,7 +54,8 @@ struct TwoImages {
   explicit TwoImages(uint64_t seed) : before(someContents(kSmall, kBlocks, seed)), after(before) {
     std::mt19937_64 random(seed);
     for (int i = 0; i < 20; ++i)
-      fillBlock(after, kSmall, random() % kBlocks, static_cast<Filling>(random() % 3), random() % 50);
+      fillBlock(after, kSmall, random() % kBlocks, static_cast<Filling>(random() % 3),
+                random() % 50);
     writeImage(one, before, {.geometry = kSmall});
     writeImage(increment, after, {.geometry = kSmall, .base = one});
     writeImage(full, after, {.geometry = kSmall, .codec = format::Codec::zstd, .aliases = false});
@@ -104,7 +105,8 @@ TEST_CASE("diff: shared bodies are not read") {
 TEST_CASE("diff: other geometries are compared in the smaller blocks") {
   const TwoImages images(3);
   const TempDirectory directory;
-  for (const Geometry geometry : {Geometry{4096, 4, 2}, Geometry{4096, 5, 7}, Geometry{8192, 1, 3}}) {
+  for (const Geometry geometry :
+       {Geometry{4096, 4, 2}, Geometry{4096, 5, 7}, Geometry{8192, 1, 3}}) {
     CAPTURE(geometry.blockBytes());
     const std::string other = directory.make("other");
     writeImage(other, images.after, {.geometry = geometry});

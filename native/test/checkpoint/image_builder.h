@@ -126,8 +126,8 @@ class ImageBuilder {
     const uint64_t offset = part.writer.append(part.packer);
     uint64_t body = format::bodiesAt(part.packer.entries().size());
     for (const format::IoBlockEntry& entry : part.packer.entries()) {
-      map_.blocks[entry.block] = {0,  static_cast<uint32_t>(body), entry.stored, entry.codec, 0,
-                                  {}, entry.checksum};
+      map_.blocks[entry.block] = {
+          0, static_cast<uint32_t>(body), entry.stored, entry.codec, 0, {}, entry.checksum};
       places_[entry.block] = {static_cast<int>(&part - parts_),
                               static_cast<uint32_t>(part.ioBlocks.size())};
       body += entry.stored;

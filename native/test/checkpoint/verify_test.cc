@@ -258,7 +258,8 @@ TEST_CASE("verify: bodies of a shared segment are read once in a run, and everyt
     CHECK(verifyWith(verified, images.second).empty());
     VerifiedSegments none;
     CHECK_FALSE(verifyWith(none, images.second).empty());
-    CHECK_FALSE(none.contains(CheckpointFile::open(images.sharedSegment(images.second)).identity()));
+    CHECK_FALSE(
+        none.contains(CheckpointFile::open(images.sharedSegment(images.second)).identity()));
   }
   uint64_t done = 0, total = 0;
   Progress progress([&](uint64_t bytes, uint64_t all) {
@@ -277,8 +278,8 @@ TEST_CASE("verify: a changed file and a copy count as not yet verified") {
     const std::string file = images.sharedSegment(directory);
     const auto before = std::filesystem::last_write_time(file);
     const Flipped flipped(file, 5000, 1);
-    std::filesystem::last_write_time(file, before + std::chrono::nanoseconds(
-                                                        directory == images.second ? 1 : 0));
+    std::filesystem::last_write_time(
+        file, before + std::chrono::nanoseconds(directory == images.second ? 1 : 0));
     const std::vector<Damage> damages = verifyWith(verified, directory);
     REQUIRE(damages.size() >= 1);
     CHECK(damages[0].file == file);
@@ -305,8 +306,7 @@ TEST_CASE("verify: what a map says about a verified segment is checked all the s
     // Block 59 is raw and of the base, so that all changes can be decoded.
     changeMap(images.second, [](MemoryMap& map) {
       const auto raw = std::find_if(map.blocks.begin(), map.blocks.end(), [&](const auto& row) {
-        return row.codec == format::Codec::raw &&
-               row.ioBlock == map.ioBlocks.size() - 1;
+        return row.codec == format::Codec::raw && row.ioBlock == map.ioBlocks.size() - 1;
       });
       if (raw == map.blocks.end()) return;
       map.blocks[59] = *raw;

@@ -45,8 +45,8 @@ bool usesDisk(const Rig& rig) {
 }
 
 CheckpointRequest request(const TempDirectory& directory, const std::string& name, bool across) {
-  CheckpointRequest request = Rig::request(directory.make(name), "none",
-                                           {{"vda", directory.path() + "/redo" + name}});
+  CheckpointRequest request =
+      Rig::request(directory.make(name), "none", {{"vda", directory.path() + "/redo" + name}});
   request.oracle = false;
   request.inFlight = across;
   return request;
@@ -109,8 +109,8 @@ TEST_CASE("a restored guest is saved again before its requests in flight have co
     Rig rig(1, {disk});
     rig.restore(from, result, true);
     rig.machine->start();
-    result = saveAcross(rig, *disk.faults, gate,
-                        request(directory, std::to_string(generation), true));
+    result =
+        saveAcross(rig, *disk.faults, gate, request(directory, std::to_string(generation), true));
     CHECK(inFlight(result) > 0);
     CHECK(usesDisk(rig));
   }

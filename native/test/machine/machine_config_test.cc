@@ -157,7 +157,8 @@ TEST_CASE("the disks of a result are layers that can be opened again") {
   const Json json = Json::parse(toJson(result).dump());
   CHECK(json.at("pauseUs") == 1500);
   CHECK(json.at("phasesUs") == Json{{"quiesce", 1}, {"arm", 2}, {"state", 3}, {"switch", 4}});
-  CHECK(json.at("blocks") == Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
+  CHECK(json.at("blocks") ==
+        Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
   CHECK(json.at("incremental") == true);
   CHECK(json.at("segments") == Json{"a.hot", "b.cold"});
   CHECK(json.at("guestTicks") == "1763715294123456789");

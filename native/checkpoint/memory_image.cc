@@ -62,7 +62,7 @@ MemoryImage::Files MemoryImage::open(const std::string& directory) {
   }
 }
 
-MemoryImage::MemoryImage(Files files)
+MemoryImage::MemoryImage(Files&& files)
     : map_(std::move(files.map)),
       segments_(std::move(files.segments)),
       cache_(std::make_unique<Cache>()) {

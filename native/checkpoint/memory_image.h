@@ -58,7 +58,7 @@ class MemoryImage {
     std::vector<CheckpointFile> segments;
   };
   static Files open(const std::string& directory);
-  explicit MemoryImage(Files files);
+  explicit MemoryImage(Files&& files);
   void checkSegments() const;
   bool decode(BlockId block, std::span<const std::byte> body, std::span<std::byte> raw,
               BlockFault& fault) const noexcept;

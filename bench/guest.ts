@@ -61,7 +61,9 @@ export class MemoryGuest implements Progressing {
 
 /** Waits for the workload's fill; the guest-physical address of its progress. */
 export async function awaitFilled(console: ConsoleText): Promise<number> {
-  const [, address = ''] = await console.next(/ckptfs-guest: memory mib=\d+ progress=([0-9a-f]+)/);
+  const [, address = ''] = await console.next(
+    /ckptfs-guest: memory mib=\d+ progress=([0-9a-f]+)\r?\n/,
+  );
   if (Number.parseInt(address, 16) === 0) throw new Error('the guest cannot tell its progress');
   return Number.parseInt(address, 16);
 }

@@ -1,13 +1,14 @@
 /**
- * Benchmarks: `main.js [cpu] [checkpoint] [restore] [--quick] [--json]`, all by default. Each runs in a process
- * of its own, so that none disturbs the next, with a temporary directory of its own that is removed on every
- * path. `--quick` shows that they work, with figures that mean nothing. Ends with 1 when a target is not met.
+ * Benchmarks: `main.js [cpu] [checkpoint] [restore] [--quick] [--json | --markdown]`, all by default. Each runs
+ * in a process of its own, so that none disturbs the next, with a temporary directory of its own that is removed
+ * on every path. `--quick` shows that they work, with figures that mean nothing. Ends with 1 when a target is
+ * not met.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { printTable, type Row } from './row.js';
+import { printMarkdown, printTable, type Row } from './row.js';
 import { ended, spawnTied } from './tied.js';
 
 const benches = {
@@ -16,7 +17,7 @@ const benches = {
   restore: async (quick: boolean) => (await import('./restore.js')).restore(quick),
 };
 type Name = keyof typeof benches;
-const flags = ['--json', '--quick', '--child'];
+const flags = ['--json', '--markdown', '--quick', '--child'];
 
 const isName = (text: string): text is Name => Object.hasOwn(benches, text);
 const args = process.argv.slice(2);
@@ -72,6 +73,8 @@ if (args.includes('--child')) {
         r.peerValue === undefined || r.value === undefined ? {} : { ratio: r.value / r.peerValue };
       process.stdout.write(`${JSON.stringify({ ...r, ...ratio })}\n`);
     }
+  } else if (args.includes('--markdown')) {
+    printMarkdown(rows);
   } else {
     process.stdout.write(
       `${cpus().length} × ${cpus()[0]?.model}, load ${loadavg()[0]?.toFixed(2)}: a shared machine, so the figures ` +

@@ -17,7 +17,7 @@ const completeEvery = 10;
 const cancelAfterMs = 100;
 /** Long enough for the writer to reach nearly every block again. */
 const betweenMs = 400;
-const qemuLimitMs = 60_000;
+const qemuLimitMs = 40_000;
 const qemuAtLeast = 3;
 
 export function sizeName(bytes: number): string {

@@ -22,7 +22,7 @@ const backWindowMs = 250;
 const longestTailMs = 3_000;
 const steadyWindowMs = 400;
 const steadyShare = 0.03;
-const longestSteadyMs = 20_000;
+const longestSteadyMs = 10_000;
 
 export const sleep = (ms: number): Promise<void> =>
   new Promise((resolve) => setTimeout(resolve, ms));

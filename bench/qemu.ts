@@ -18,8 +18,8 @@ import { linuxGuest } from '../test/support/guests.js';
 import { ConsoleText } from './console.js';
 import { awaitFilled, commandLine, MemoryGuest, type Workload } from './guest.js';
 import { sleep } from './progress.js';
-import { Qmp } from './qmp.js';
-import { GuestRam } from './ram.js';
+import { Qmp, type QmpEvent } from './qmp.js';
+import { GuestRam, ramStart } from './ram.js';
 import { ended, spawnTied } from './tied.js';
 
 const program = 'qemu-system-riscv64';
@@ -31,6 +31,14 @@ const unlimitedBytesPerSecond = 2 ** 50;
 export interface QemuSave {
   pauseMs: number;
   totalMs: number;
+}
+
+function isOver({ event, data }: QmpEvent): boolean {
+  return event === 'MIGRATION' && ['completed', 'failed'].includes(data?.status ?? '');
+}
+
+function isRunning(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null;
 }
 
 export class Qemu {
@@ -66,43 +74,44 @@ export class Qemu {
     child.stdout?.on('data', (data: Buffer) => console.feed(data));
     child.stderr?.on('data', (data: Buffer) => (complaints += data.toString()));
     child.stdin?.on('error', () => {});
-    let running = true;
-    const end = ended(child).catch((error: unknown) => (complaints += String(error)));
-    void end.then(() => {
-      running = false;
-      console.end();
-    });
+    const end = ended(child)
+      .catch((error: unknown) => (complaints += String(error)))
+      .then(() => console.end());
     try {
       for (const deadline = Date.now() + connectDeadlineMs; ;) {
         const qmp = await Qmp.connect(socket).catch(() => undefined);
         if (qmp) {
+          await qmp.execute('migrate-set-capabilities', {
+            capabilities: [{ capability: 'events', state: true }],
+          });
           // Only now, or its events would be past before anybody listens.
           if (incoming !== undefined) {
             await qmp.execute('migrate-incoming', { uri: `exec:cat '${incoming}'` });
           }
           return new Qemu(workload, console, child, qmp, scratch);
         }
-        if (!running || Date.now() > deadline) {
+        if (!isRunning(child) || Date.now() > deadline) {
           throw new Error(`${program} does not start: ${complaints.trim() || 'no QMP socket'}`);
         }
         await sleep(pollMs);
       }
     } catch (error) {
-      if (running) child.kill('SIGKILL');
+      child.kill('SIGKILL');
       await end;
       await rm(scratch, { recursive: true, force: true });
       throw error;
     }
   }
 
-  /** The workload of a guest that boots, once it has filled its memory. */
+  /** The workload of the guest that boots, once it has filled its memory. Asked for once. */
   async guest(): Promise<MemoryGuest> {
-    return this.guestAt(await awaitFilled(this.console));
-  }
-
-  /** The workload of a guest whose progress is known to be at `progressAddress`. */
-  guestAt(progressAddress: number): MemoryGuest {
-    this.#ram ??= GuestRam.mapped(this.child.pid ?? 0, this.workload.memoryBytes);
+    const progressAddress = await awaitFilled(this.console);
+    const answer = await this.qmp.execute<string>('human-monitor-command', {
+      'command-line': `gpa2hva ${ramStart}`,
+    });
+    const [, address] = /is (0x[0-9a-f]+)/.exec(answer) ?? [];
+    if (address === undefined) throw new Error(`QEMU does not tell where RAM is: ${answer}`);
+    this.#ram = GuestRam.at(this.child.pid ?? 0, Number(address));
     return new MemoryGuest(this.#ram, progressAddress, this.console, (line) =>
       this.child.stdin?.write(line),
     );
@@ -116,16 +125,10 @@ export class Qemu {
     const { qmp } = this;
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': unlimitedBytesPerSecond });
     await qmp.execute('migrate-set-capabilities', {
-      capabilities: [
-        { capability: 'background-snapshot', state: how === 'background' },
-        { capability: 'events', state: true },
-      ],
+      capabilities: [{ capability: 'background-snapshot', state: how === 'background' }],
     });
     const began = performance.now();
     const migrate = () => qmp.execute('migrate', { uri: `exec:cat > '${file}'` });
-    const over = ['completed', 'cancelled', 'failed'];
-    const isOver = (event: { event: string; data?: { status?: string } }): boolean =>
-      event.event === 'MIGRATION' && over.includes(event.data?.status ?? '');
     let pauseUs: number;
     let status: string | undefined;
     if (how === 'background') {
@@ -155,14 +158,17 @@ export class Qemu {
         await this.qmp.execute('cont');
         return;
       } catch (error) {
-        if (Date.now() > deadline || !/not finalized/.test(String(error))) throw error;
+        if (Date.now() > deadline || !String(error).includes('not finalized')) throw error;
         await sleep(1);
       }
     }
   }
 
-  /** Waits until a guest that comes in runs. */
+  /** Waits until a guest that comes in is there, and lets it run: it was stopped when it was saved. */
   async resumed(): Promise<void> {
+    const { data } = await this.qmp.next(isOver);
+    if (data?.status !== 'completed') throw new Error(`-incoming: ${await this.#whyFailed()}`);
+    await this.#cont();
     await this.qmp.next(({ event }) => event === 'RESUME');
   }
 
@@ -176,7 +182,7 @@ export class Qemu {
     this.#ram?.close();
     this.#ram = undefined;
     this.qmp.close();
-    if (this.child.exitCode === null && this.child.signalCode === null) {
+    if (isRunning(this.child)) {
       const end = ended(this.child);
       this.child.kill('SIGKILL');
       await end;

@@ -7,18 +7,10 @@
  * console would measure the UART and its locks as well. A block that a lazy restore has not loaded yet reads as
  * zeros.
  */
-import {
-  closeSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  readSync,
-} from 'node:fs';
+import { closeSync, fstatSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
 
 /** Both machines have RAM there. */
-const ramStart = 0x8000_0000;
+export const ramStart = 0x8000_0000;
 const progressMagic = 0x7373657267c0ffeen;
 
 export class GuestRam {
@@ -53,20 +45,8 @@ export class GuestRam {
     return new GuestRam(path, 0);
   }
 
-  /** The one mapping of `bytes` bytes of another process. */
-  static mapped(pid: number, bytes: number): GuestRam {
-    const starts = readFileSync(`/proc/${pid}/maps`, 'latin1')
-      .split('\n')
-      .map((line) => /^([0-9a-f]+)-([0-9a-f]+) rw/.exec(line))
-      .map((match) => [parseInt(match?.[1] ?? '', 16), parseInt(match?.[2] ?? '', 16)] as const)
-      .filter(([start, end]) => end - start === bytes)
-      .map(([start]) => start);
-    const [start] = starts;
-    if (start === undefined || starts.length > 1) {
-      throw new Error(
-        `process ${pid} has ${starts.length} mappings of ${bytes} bytes, not the guest's`,
-      );
-    }
+  /** RAM that stands at `start` in the memory of another process. */
+  static at(pid: number, start: number): GuestRam {
     return new GuestRam(`/proc/${pid}/mem`, start);
   }
 

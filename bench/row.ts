@@ -95,9 +95,10 @@ export function figure(value: number): string {
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
 }
 
-/** The table: bench, case, value, peer, ratio, target, ok; notes below it. */
-export function printTable(rows: readonly Row[]): void {
-  const cells = rows.map((r) => [
+const head = ['bench', 'case', 'value', 'peer', 'ratio', 'target', ''];
+
+function cellsOf(rows: readonly Row[]): string[][] {
+  return rows.map((r) => [
     r.bench,
     r.case,
     r.value === undefined ? '-' : `${figure(r.value)} ${r.unit}`,
@@ -106,7 +107,26 @@ export function printTable(rows: readonly Row[]): void {
     r.target ?? '',
     !r.ok ? 'NOT MET' : r.target === undefined ? '' : 'ok',
   ]);
-  const head = ['bench', 'case', 'value', 'peer', 'ratio', 'target', ''];
+}
+
+/** The table in Markdown, for docs/performance.md. */
+export function printMarkdown(rows: readonly Row[]): void {
+  const line = (parts: readonly string[]): string => `| ${parts.join(' | ')} |`;
+  const lines = [head, head.map(() => '---'), ...cellsOf(rows)].map(line);
+  process.stdout.write(`${lines.join('\n')}\n`);
+  printNotes(rows);
+}
+
+/** What kept a row from being measured. */
+function printNotes(rows: readonly Row[]): void {
+  for (const r of rows) {
+    if (r.note !== undefined) process.stdout.write(`\n${r.bench}, ${r.case}: ${r.note}\n`);
+  }
+}
+
+/** The table for people; notes below it. */
+export function printTable(rows: readonly Row[]): void {
+  const cells = cellsOf(rows);
   const widths = head.map((name, i) =>
     Math.max(name.length, ...cells.map((c) => c[i]?.length ?? 0)),
   );
@@ -118,7 +138,5 @@ export function printTable(rows: readonly Row[]): void {
   for (const parts of [head, widths.map((w) => '-'.repeat(w)), ...cells]) {
     process.stdout.write(`${line(parts)}\n`);
   }
-  for (const r of rows) {
-    if (r.note !== undefined) process.stdout.write(`${r.bench}, ${r.case}: ${r.note}\n`);
-  }
+  printNotes(rows);
 }

@@ -2,6 +2,7 @@
  * The soak (test/support/soak.ts) for as long as one asks: `npm run soak -- [--minutes 60] [--seed N]`. Prints the
  * totals once a minute and at the end; ends with 1 at the first fault, and keeps the store for a look then.
  */
+import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,6 +24,12 @@ if (!(minutes > 0) || !Number.isInteger(seed)) {
   process.exit(2);
 }
 const scratch = await mkdtemp(join(tmpdir(), 'ckptfs-soak-'));
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, () => {
+    rmSync(scratch, { recursive: true, force: true });
+    process.exit(130);
+  });
+}
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 say(`soak: ${minutes} minutes, seed ${seed}, in ${scratch}`);
 try {

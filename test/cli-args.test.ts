@@ -212,7 +212,7 @@ t.test('every command has help and the documented names', async (t) => {
   const program = buildProgram();
   const names = program.commands.map((command) => command.name());
   const documented =
-    'run list info console pause resume retry stop rm checkpoint restore checkpoints show diff verify export prune mount umount doctor version completion';
+    'run list info console pause resume retry stop rm checkpoint restore checkpoints show diff verify export prune compact mount umount doctor version completion';
   t.same([...names].sort(), documented.split(' ').sort());
   for (const command of program.commands) t.ok(command.description(), command.name());
   const help = ckptfs(['run', '--help']);

@@ -42,8 +42,12 @@ async function linux(t: Test, name: string, mode: 'persistent' | 'nonpersistent'
   return { config, disk, scratch: scratch.path };
 }
 
-for (const mode of ['nonpersistent', 'persistent'] as const) {
-  t.test(`a Linux guest with a ${mode} disk`, async (t) => {
+for (const [mode, drain] of [
+  ['nonpersistent', 'drain'],
+  ['nonpersistent', 'in-flight'],
+  ['persistent', 'drain'],
+] as const) {
+  t.test(`a Linux guest with a ${mode} disk, its requests: ${drain}`, async (t) => {
     const { store, remove } = await temporaryStore();
     t.teardown(remove);
     const straight = await linux(t, 'straight', mode);
@@ -56,7 +60,7 @@ for (const mode of ['nonpersistent', 'persistent'] as const) {
     const first = await boot(store, config);
     t.teardown(() => first.vm.close());
     await first.watch.printed(/round 8 journal/);
-    const summary = await first.vm.checkpoint({ name: 'middle', codec: 'lz4', wait: true });
+    const summary = await first.vm.checkpoint({ name: 'middle', drain, wait: true });
     t.ok((summary.blocks?.vcpu ?? 0) > 0, 'vCPUs saved blocks that they were about to write');
     await first.watch.printed(/round 9 journal/);
     await first.vm.close(); // as if its plug were pulled

@@ -23,7 +23,7 @@ struct HugePageAllocator {
   T* allocate(size_t count) {
     const size_t bytes = count * sizeof(T);
     if (bytes < kHugePageBytes) return static_cast<T*>(::operator new(bytes));
-    void* const memory = ::operator new(bytes, std::align_val_t{kHugePageBytes});
+    void* const memory = ::operator new (bytes, std::align_val_t{kHugePageBytes});
     madvise(memory, bytes, MADV_HUGEPAGE);  // a hint: the host may know none
     return static_cast<T*>(memory);
   }
@@ -31,7 +31,7 @@ struct HugePageAllocator {
     if (count * sizeof(T) < kHugePageBytes)
       ::operator delete(memory);
     else
-      ::operator delete(memory, std::align_val_t{kHugePageBytes});
+      ::operator delete (memory, std::align_val_t{kHugePageBytes});
   }
   bool operator==(const HugePageAllocator&) const = default;
 };

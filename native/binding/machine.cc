@@ -54,8 +54,8 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
          InstanceMethod<&M::restoreProgress>("restoreProgress"),
          InstanceMethod<&M::consoleInput>("consoleInput"), InstanceMethod<&M::status>("status"),
          InstanceMethod<&M::memory>("memory"), InstanceMethod<&M::disk>("disk"),
-         InstanceMethod<&M::savingMemory>("savingMemory"),
-         InstanceMethod<&M::oracle>("oracle"), InstanceMethod<&M::close>("close")});
+         InstanceMethod<&M::savingMemory>("savingMemory"), InstanceMethod<&M::oracle>("oracle"),
+         InstanceMethod<&M::close>("close")});
   }
 
   explicit MachineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MachineObject>(info) {

@@ -163,14 +163,15 @@ MemoryMap MemoryMap::decode(uint64_t bytes, const ReadAt& readAt, const std::str
   uint64_t checksum = 0;
   uint64_t at = sizeof header;
   const std::span<std::byte> tables[] = {std::as_writable_bytes(std::span(map.segments)),
-                              std::as_writable_bytes(std::span(map.ioBlocks)),
-                              std::as_writable_bytes(std::span(map.blocks)),
-                              std::as_writable_bytes(std::span(&checksum, 1))};
+                                         std::as_writable_bytes(std::span(map.ioBlocks)),
+                                         std::as_writable_bytes(std::span(map.blocks)),
+                                         std::as_writable_bytes(std::span(&checksum, 1))};
   for (const auto table : tables) {
     readAt(at, table);
     at += table.size();
   }
-  if (checksum != checksumOf({std::as_bytes(std::span(&header, 1)), tables[0], tables[1], tables[2]}))
+  if (checksum !=
+      checksumOf({std::as_bytes(std::span(&header, 1)), tables[0], tables[1], tables[2]}))
     damaged(path, "checksum mismatch");
 
   map.memoryBytes = header.memoryBytes;

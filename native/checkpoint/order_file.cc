@@ -70,7 +70,8 @@ class Replacement {
   }
   void place() {
     if (fsync(fd_) != 0) throwErrno(errno, "cannot write " + temporary_ + " to its device");
-    if (rename(temporary_.c_str(), path_.c_str()) != 0) throwErrno(errno, "cannot replace " + path_);
+    if (rename(temporary_.c_str(), path_.c_str()) != 0)
+      throwErrno(errno, "cannot replace " + path_);
     placed_ = true;
   }
 

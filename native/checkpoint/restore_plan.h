@@ -44,7 +44,7 @@ class RestorePlan {
   const IoBlockIndex index_;
   const uint64_t blockCount_;
   std::vector<uint32_t> ioBlocks_;
-  uint64_t beforeZeros_ = 0;        // so many of them come before the zero blocks
+  uint64_t beforeZeros_ = 0;  // so many of them come before the zero blocks
   uint64_t zeroSteps_ = 0;
   std::atomic<uint64_t> taken_{0};
 };

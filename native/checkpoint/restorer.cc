@@ -16,7 +16,7 @@ constexpr std::chrono::nanoseconds kLongestSleep = std::chrono::milliseconds(10)
 
 }  // namespace
 
-thread_local Restorer::Worker* Restorer::worker_ = nullptr;
+thread_local Restorer::Worker Restorer::worker_;
 
 Restorer::Restorer(GuestMemory& memory, const MemoryImage& image, RestoreOptions options)
     : memory_(memory),
@@ -53,23 +53,22 @@ bool Restorer::handle(BlockId block, Cause cause) noexcept {
   if (cause == Cause::demand) {
     const uint64_t begunNs = Pace::steadyNs();
     needs_.note(block);
-    pace_.demanded();
     const bool placed = loader_.place(block);
     if (placed) demand_.fetch_add(1, std::memory_order_relaxed);
     demandStallNs_.fetch_add(Pace::steadyNs() - begunNs, std::memory_order_relaxed);
     return placed;
   }
-  Buffer* const held = worker_->buffer;
+  Buffer* const held = worker_.buffer;
   const bool placed = held != nullptr && held->ioBlock() == row.ioBlock
-                          ? loader_.place(block, *held, worker_->scratch.get())
+                          ? loader_.place(block, *held, worker_.scratch.get())
                           : loader_.place(block);
   if (placed) prefetched_.fetch_add(1, std::memory_order_relaxed);
   return placed;
 }
 
 /** Places what is absent of the IO block in a pinned buffer, and ends the pin. */
-void Restorer::placeRest(Worker& worker, Buffer& buffer) noexcept {
-  worker.buffer = &buffer;
+void Restorer::placeRest(Buffer& buffer) noexcept {
+  worker_.buffer = &buffer;
   BlockRange run;
   for (const uint32_t block : plan_->blocksOf(buffer.ioBlock())) {
     if (block != run.end()) {
@@ -80,7 +79,7 @@ void Restorer::placeRest(Worker& worker, Buffer& buffer) noexcept {
     ++run.count;
   }
   if (!stop_) memory_.settleLoad(run);
-  worker.buffer = nullptr;
+  worker_.buffer = nullptr;
   loader_.finish(buffer);
 }
 
@@ -99,7 +98,7 @@ void Restorer::settleZeros(BlockRange range) noexcept {
 }
 
 /** Does a step of the plan. False: this is not the time for it. */
-bool Restorer::take(Worker& worker, const RestorePlan::Step& step) noexcept {
+bool Restorer::take(const RestorePlan::Step& step) noexcept {
   if (step.isZeros) {
     settleZeros(step.range);
     return true;
@@ -114,21 +113,21 @@ bool Restorer::take(Worker& worker, const RestorePlan::Step& step) noexcept {
     return false;
   }
   Buffer* const buffer = loader_.pin(step.ioBlock, *absent);
-  if (buffer != nullptr) placeRest(worker, *buffer);
+  if (buffer != nullptr) placeRest(*buffer);
   return true;
 }
 
 /** One thread's share of loading all that is absent. */
-void Restorer::pass(Worker& worker) noexcept {
+void Restorer::pass() noexcept {
   RestorePlan::Step step;
   for (bool taken = true; !stop_;) {
     // Faults come first: the rest of what they loaded is likely to be needed next (C4).
     if (Buffer* const buffer = loader_.pinIdle()) {
-      placeRest(worker, *buffer);
+      placeRest(*buffer);
       continue;
     }
     if (taken && !plan_->next(step)) return;
-    taken = take(worker, step);
+    taken = take(step);
   }
 }
 
@@ -140,8 +139,7 @@ void Restorer::makePlan() {
 
 void Restorer::work() {
   nameThread("ckptfs-restore");
-  Worker worker{nullptr, std::make_unique_for_overwrite<std::byte[]>(memory_.geometry().blockBytes())};
-  worker_ = &worker;
+  worker_.scratch = std::make_unique_for_overwrite<std::byte[]>(memory_.geometry().blockBytes());
   std::call_once(planned_, [this] { makePlan(); });
   std::unique_lock lock(stateLock_);
   for (uint64_t last = 0;;) {
@@ -149,14 +147,13 @@ void Restorer::work() {
     if (stop_ || state_ == State::done) return;
     last = pass_;
     lock.unlock();
-    pass(worker);
+    pass();
     lock.lock();
     if (--working_ == 0) endPass(lock);
   }
 }
 
 void Restorer::beginPass() noexcept {
-  if (plan_ != nullptr) plan_->rewind();
   working_ = options_.threads;
   ++pass_;
   state_ = State::working;
@@ -168,9 +165,11 @@ void Restorer::endPass(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   const bool loaded = !stop_ && memory_.settleLoad({0, memory_.blockCount()});
   lock.lock();
-  if (stop_) return;
+  plan_->rewind();
   if (loaded) {
     complete(lock);
+  } else if (stop_) {
+    return;
   } else if (again_) {
     again_ = false;
     beginPass();
@@ -190,7 +189,8 @@ void Restorer::complete(std::unique_lock<std::mutex>& lock) {
   state_ = State::done;
   stateChanged_.notify_all();
   lock.unlock();
-  memory_.retryFailed();  // a vCPU whose own attempt failed may wait for a block that has come since
+  // A vCPU whose own attempt failed may wait for a block that has come since.
+  memory_.retryFailed();
   learn(accessed);
   lock.lock();
 }
@@ -216,14 +216,14 @@ void Restorer::loadAll() {
 void Restorer::start() {
   const std::lock_guard lock(stateLock_);
   if (state_ != State::idle) return;
-  beginPass();
   for (unsigned i = 0; i < options_.threads; ++i) threads_.emplace_back([this] { work(); });
+  beginPass();
 }
 
 void Restorer::wait() {
   std::unique_lock lock(stateLock_);
-  stateChanged_.wait(
-      lock, [this] { return stop_ || state_ == State::done || state_ == State::failed; });
+  stateChanged_.wait(lock,
+                     [this] { return stop_ || state_ == State::done || state_ == State::failed; });
   if (state_ == State::failed) throw image_.describe(*loader_.fault());
   if (state_ != State::done) throw Error(Code::cancelled, "the restore was stopped");
 }

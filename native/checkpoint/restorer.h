@@ -29,22 +29,23 @@
 namespace ckptfs {
 
 struct RestoreOptions {
-  unsigned threads = 2;   // in the background, at least 1
-  size_t buffers = 16;    // of one IO block each; at least threads + 1 are made
-  std::string id = {};    // of the checkpoint, for the order file
+  unsigned threads = 2;        // in the background, at least 1
+  size_t buffers = 16;         // of one IO block each; at least threads + 1 are made
+  std::string id = {};         // of the checkpoint, for the order file
   std::string orderFile = {};  // read if there, replaced after the restore; empty: none
   // What background threads read (requirement C8); they go on placing what is read already.
-  uint64_t limitBytesPerSecond = 0;           // 0: no limit
-  std::function<bool()> guestIoBusy = {};     // whether disk requests of the guest are in flight
+  uint64_t limitBytesPerSecond = 0;        // 0: no limit
+  std::function<bool()> guestIoBusy = {};  // whether disk requests of the guest are in flight
 };
 
 /** Numbers of memory blocks, unless the name has a unit. */
 struct RestoreProgress {
   uint64_t total = 0;
-  uint64_t demand = 0;         // placed by threads that needed them
-  uint64_t prefetched = 0;     // placed by background threads
-  uint64_t zero = 0;           // all zeros: nothing to read
-  uint64_t demandStallNs = 0;  // what threads that needed blocks spent on placing them, all together
+  uint64_t demand = 0;      // placed by threads that needed them
+  uint64_t prefetched = 0;  // placed by background threads
+  uint64_t zero = 0;        // all zeros: nothing to read
+  uint64_t demandStallNs =
+      0;  // what threads that needed blocks spent on placing them, all together
   bool done = false;
   uint64_t completeNs = 0;  // when it was done, CLOCK_MONOTONIC
   std::string error;        // the first failure since the last retry, empty if none
@@ -82,7 +83,7 @@ class Restorer : public TraceClient {
 
  private:
   using Buffer = BlockLoader::Buffer;
-  /** What a background thread has at hand; null on all other threads. */
+  /** What a background thread has at hand. */
   struct Worker {
     Buffer* buffer = nullptr;  // pinned
     std::unique_ptr<std::byte[]> scratch;
@@ -91,16 +92,16 @@ class Restorer : public TraceClient {
 
   void work();
   void makePlan();
-  void pass(Worker& worker) noexcept;
-  bool take(Worker& worker, const RestorePlan::Step& step) noexcept;
+  void pass() noexcept;
+  bool take(const RestorePlan::Step& step) noexcept;
   void settleZeros(BlockRange range) noexcept;
-  void placeRest(Worker& worker, Buffer& buffer) noexcept;
+  void placeRest(Buffer& buffer) noexcept;
   void beginPass() noexcept;
   void endPass(std::unique_lock<std::mutex>& lock);
   void complete(std::unique_lock<std::mutex>& lock);
   void learn(std::span<const uint8_t> accessed) noexcept;
 
-  static thread_local Worker* worker_;
+  static thread_local Worker worker_;  // not for faults, where it may not be made
 
   GuestMemory& memory_;
   const MemoryImage& image_;
@@ -123,9 +124,9 @@ class Restorer : public TraceClient {
   std::condition_variable stateChanged_;
   State state_ = State::idle;
   uint64_t completeNs_ = 0;
-  uint64_t pass_ = 0;      // number of the pass under way, or of the last one
-  unsigned working_ = 0;   // threads that have not finished it
-  bool again_ = false;     // retry() asked for another one meanwhile
+  uint64_t pass_ = 0;     // number of the pass under way, or of the last one
+  unsigned working_ = 0;  // threads that have not finished it
+  bool again_ = false;    // retry() asked for another one meanwhile
   std::vector<std::thread> threads_;
 };
 

@@ -2,7 +2,9 @@
 //
 // Every access goes through GuestMemory::prepareRead or prepareWrite first, which loads blocks that
 // are absent and saves blocks that are traced (requirement A9). What was prepared stays usable
-// until traces are armed the next time; that happens only while the devices are drained.
+// until traces are armed the next time. The devices are drained then, or stopped with disk requests
+// in flight; what these still write at that moment, a checkpoint does not rely on before they are
+// returned, except for the data of reads, which the saver waits for (requirement A11).
 #pragma once
 
 #include <cstddef>

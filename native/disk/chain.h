@@ -68,8 +68,8 @@ class Chain final : public Disk {
   std::unique_ptr<RedoLog> prepare(const std::string& path) const;
   /**
    * Sends all later writes to `fresh`, made by prepare() since the last push. O(1), without IO: the
-   * disk's whole part in a checkpoint's pause. Requests that were pinned before go on where they are.
-   * Error(usage) if `fresh` does not belong here.
+   * disk's whole part in a checkpoint's pause. Requests that were pinned before go on where they
+   * are. Error(usage) if `fresh` does not belong here.
    */
   void push(std::unique_ptr<RedoLog> fresh);
   /** True once no write that was in flight at the last push is; false after `timeout`. */

@@ -398,8 +398,8 @@ ByteSource Machine::savedSource(std::shared_ptr<Machine> self) {
     saved = self->saved_;
   }
   if (!saved) throw Error(Code::notFound, "no checkpoint of this VM is being saved");
-  return {saved->bytes(), [self = std::move(self), saved](uint64_t offset,
-                                                          std::span<std::byte> into) {
+  return {saved->bytes(),
+          [self = std::move(self), saved](uint64_t offset, std::span<std::byte> into) {
             saved->read(offset, into);
           }};
 }

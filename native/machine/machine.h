@@ -145,10 +145,10 @@ class Machine final : VcpuHost {
   std::atomic<uint64_t> firstInstructionNs_{0};
   std::atomic<uint32_t> failures_{0};  // the watcher sleeps on it
 
-  std::mutex saveMutex_;           // one save at a time
-  mutable std::mutex liveMutex_;   // guards the next three
-  LiveSave* live_ = nullptr;       // the save under way
-  std::string tracked_;            // the checkpoint that memory is tracked against; empty: none
+  std::mutex saveMutex_;          // one save at a time
+  mutable std::mutex liveMutex_;  // guards the next three
+  LiveSave* live_ = nullptr;      // the save under way
+  std::string tracked_;           // the checkpoint that memory is tracked against; empty: none
   std::shared_ptr<const SavedMemory> saved_;
   std::vector<std::byte> oracle_;  // written inside a pause, read after save()
 };

@@ -100,7 +100,8 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
     json.at("suspend").get_to(request.suspend);
     const std::string drain = json.at("drain");
     if (drain != "drain" && drain != "in-flight")
-      throw Error(Code::usage, "there is no way \"" + drain + "\" to drain; use drain or in-flight");
+      throw Error(Code::usage,
+                  "there is no way \"" + drain + "\" to drain; use drain or in-flight");
     request.inFlight = drain == "in-flight";
     request.limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0});
     json.at("oracle").get_to(request.oracle);

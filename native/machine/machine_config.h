@@ -61,7 +61,7 @@ struct CheckpointRequest {
   std::vector<Redo> redo;
   std::optional<Base> base;  // used only if memory is tracked against it, else the save is full
   bool suspend = false;      // the guest stays paused (requirement B9)
-  bool inFlight = false;  // disk requests go on across the pause, else they are drained (A14)
+  bool inFlight = false;     // disk requests go on across the pause, else they are drained (A14)
   uint64_t limitBytesPerSecond = 0;  // of what background threads save; 0: no limit (B6)
   bool oracle = false;
 };

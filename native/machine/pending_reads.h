@@ -32,8 +32,7 @@
 
 namespace ckptfs {
 
-class PendingReads final : public LateContents,
-                           public std::enable_shared_from_this<PendingReads> {
+class PendingReads final : public LateContents, public std::enable_shared_from_this<PendingReads> {
  public:
   /** Saver::late. */
   using Deliver = std::function<void(BlockId, const std::byte*)>;

@@ -84,10 +84,11 @@ void Platform::keepInFlight(std::chrono::milliseconds timeout,
                             const VirtioBlk::ReadWatcher& watch) {
   for (VirtioBlk* const device : blocks_) {
     if (!device->waitHazards(timeout))
-      throw Error(Code::busy, "disk reads of the guest that later writes would overtake did not "
-                              "complete in " +
-                                  std::to_string(timeout.count() / 1000) +
-                                  " s; check the storage of its disks and try again");
+      throw Error(Code::busy,
+                  "disk reads of the guest that later writes would overtake did not "
+                  "complete in " +
+                      std::to_string(timeout.count() / 1000) +
+                      " s; check the storage of its disks and try again");
     if (!device->prepareMemory())
       throw Error(Code::busy,
                   "a disk request of the guest waits for memory that cannot be read; see the VM's "

@@ -71,7 +71,8 @@ class Platform {
   /** Gives requests that waited for memory that could not be loaded another try. */
   void retry();
 
-  /** Copies every device's State (requirement A2); called while quiesced, and drained or stopped. */
+  /** Copies every device's State (requirement A2); called while quiesced, and drained or stopped.
+   */
   std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> freeze() const;
   void thaw(const Json& devices);
 

@@ -25,7 +25,8 @@ class SavedMemory {
   /** Reads inside memory. Throws Error: what made the save fail, damaged, or io. */
   void read(uint64_t offset, std::span<std::byte> into) const;
 
-  /** The save is complete; its files are in `directory`. Throws Error when they cannot be opened. */
+  /** The save is complete; its files are in `directory`. Throws Error when they cannot be opened.
+   */
   void complete(const std::string& directory);
   void fail(const Error& error) noexcept;
 

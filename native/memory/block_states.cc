@@ -29,6 +29,13 @@ uint64_t lanesEqual(uint64_t states, BlockState state) noexcept {
   return (~((states ^ eight(state)) + 0x7f * kOnes) & 0x80 * kOnes) >> 7;
 }
 
+bool allBelow(uint64_t states, BlockState limit) noexcept {
+  return ((states + kOnes * (0x80 - static_cast<uint64_t>(limit))) & 0x80 * kOnes) == 0;
+}
+static_assert(BlockState::open < BlockState::clean && BlockState::clean < BlockState::traced &&
+              static_cast<int>(BlockState::traced) == static_cast<int>(BlockState::clean) + 1 &&
+              static_cast<int>(BlockState::saving) == static_cast<int>(BlockState::traced) + 1);
+
 void relax() noexcept {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -84,25 +91,27 @@ uint8_t BlockStates::armOne(BlockId block, bool keepBase) noexcept {
   for (;;) {
     BlockState now = at(block);
     if (now == BlockState::traced) return 1;
+    if (now == BlockState::saving) continue;  // by a mistake that is undone at once: no save is on
     if (now != BlockState::open && (now != BlockState::clean || keepBase)) return 0;
     if (states_[block].compare_exchange_strong(now, BlockState::traced, std::memory_order_acq_rel))
       return 1;
   }
 }
 
-// An open or clean block is changed by nobody but writers, of whom there are none, so plain stores
-// do for eight of them; a locked instruction for each word would take most of the time allowed.
+// Open, clean and traced blocks are changed by nobody but writers, of whom there are none, so plain
+// stores do for eight of them; a locked instruction for each word would take most of the time
+// allowed.
 void BlockStates::arm(bool keepBase, std::span<uint8_t> traced) noexcept {
   BlockId block = 0;
   for (; block + kLanes <= count_; block += kLanes) {
     const uint64_t states = loadEight(&states_[block]);
     uint64_t result = 0;
-    if (states == eight(BlockState::open) || (!keepBase && states == eight(BlockState::clean))) {
-      storeEight(&states_[block], eight(BlockState::traced));
-      result = kOnes;
-    } else if (states == eight(BlockState::traced)) {
-      result = kOnes;
-    } else if (states != eight(BlockState::clean) && states != eight(BlockState::absent)) {
+    if (allBelow(states, BlockState::saving)) {
+      const uint64_t kept = keepBase ? lanesEqual(states, BlockState::clean) : 0;
+      result = kOnes - kept;
+      const uint64_t armed = eight(BlockState::traced) - kept;  // clean is one less than traced
+      if (armed != states) storeEight(&states_[block], armed);
+    } else if (states != eight(BlockState::absent)) {
       for (uint64_t lane = 0; lane < kLanes; ++lane)
         result |= uint64_t{armOne(block + lane, keepBase)} << 8 * lane;
     }

@@ -52,6 +52,7 @@ class BlockStates {
   explicit BlockStates(uint64_t count);
 
   uint64_t count() const noexcept { return count_; }
+  const std::atomic<BlockState>* data() const noexcept { return states_.get(); }
   std::atomic<BlockState>& operator[](BlockId block) noexcept { return states_[block]; }
   BlockState at(BlockId block) const noexcept {
     return states_[block].load(std::memory_order_acquire);

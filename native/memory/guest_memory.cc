@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <optional>
 
@@ -17,11 +18,9 @@ struct GuestMemory::Impl {
        uint64_t mappingLimit)
       : bytes((validate(geometry_, bytes_), bytes_)),
         geometry(geometry_),
-        soft(traceEngine == kSoftEngine),
         file(bytes_),
-        host(file.fd(), bytes_),
-        accessed(std::make_unique<std::atomic<uint8_t>[]>(geometry_.blocksIn(bytes_))) {
-    if (!soft) guest.emplace(file.fd(), bytes);
+        host(file.fd(), bytes_) {
+    if (traceEngine != kSoftEngine) guest.emplace(file.fd(), bytes);
     traces.emplace(GuestView{guestBase(), bytes, geometry, file.fd()}, traceEngine, mappingLimit);
   }
 
@@ -32,17 +31,22 @@ struct GuestMemory::Impl {
 
   const uint64_t bytes;
   const Geometry geometry;
-  const bool soft;
   MemoryFile file;
   GuestMapping host;
   std::optional<GuestMapping> guest;
-  std::unique_ptr<std::atomic<uint8_t>[]> accessed;  // per block, 1: used since the last harvest
-  std::optional<BlockTraces> traces;                 // last: takes faults as soon as it stands
+  std::optional<BlockTraces> traces;  // last: takes faults as soon as it stands
 };
 
 GuestMemory::GuestMemory(uint64_t bytes, const Geometry& geometry, const std::string& traceEngine,
                          uint64_t mappingLimit)
-    : impl_(std::make_unique<Impl>(bytes, geometry, traceEngine, mappingLimit)) {}
+    : impl_(std::make_unique<Impl>(bytes, geometry, traceEngine, mappingLimit)),
+      soft_(traceEngine == kSoftEngine),
+      blockShift_(std::has_single_bit(geometry.blockBytes())
+                      ? static_cast<unsigned>(std::countr_zero(geometry.blockBytes()))
+                      : 0),
+      blockBytes_(geometry.blockBytes()),
+      states_(impl_->traces->states().data()),
+      accessed_(std::make_unique<std::atomic<uint8_t>[]>(geometry.blocksIn(bytes))) {}
 GuestMemory::~GuestMemory() = default;
 
 uint64_t GuestMemory::bytes() const noexcept {
@@ -74,25 +78,13 @@ bool GuestMemory::runGuarded(const std::function<void()>& function) noexcept {
   return ckptfs::runGuarded(function);
 }
 
-bool GuestMemory::softTraced() const noexcept {
-  return impl_->soft;
-}
-
-void GuestMemory::access(uint64_t offset, bool write) noexcept {
-  const BlockId block = impl_->geometry.blockOf(offset);
-  if (rightsIn(state(block)) < (write ? Rights::all : Rights::read))
-    impl_->traces->admit(block, write);
-}
-
-void GuestMemory::noteAccess(uint64_t offset) noexcept {
-  std::atomic<uint8_t>& note = impl_->accessed[impl_->geometry.blockOf(offset)];
-  // Looking first keeps the cache line with all vCPUs that use the block.
-  if (note.load(std::memory_order_relaxed) == 0) note.store(1, std::memory_order_relaxed);
+void GuestMemory::admit(BlockId block, bool write) noexcept {
+  impl_->traces->admit(block, write);
 }
 
 void GuestMemory::harvestAccessed(std::span<uint8_t> into) noexcept {
   for (BlockId block = 0; block < std::min<uint64_t>(into.size(), blockCount()); ++block) {
-    std::atomic<uint8_t>& note = impl_->accessed[block];
+    std::atomic<uint8_t>& note = accessed_[block];
     if (note.load(std::memory_order_relaxed) != 0)
       into[block] |= note.exchange(0, std::memory_order_relaxed);
   }

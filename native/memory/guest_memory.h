@@ -12,6 +12,7 @@
 // the start of RAM, not guest-physical addresses.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -55,14 +56,23 @@ class GuestMemory {
   static bool runGuarded(const std::function<void()>& function) noexcept;
 
   /** True: the engine is soft, and nobody touches the guest view without access(). */
-  bool softTraced() const noexcept;
+  bool softTraced() const noexcept { return soft_; }
   /** A vCPU is about to let accesses to the page at `offset` (reads; with `write` writes too)
    *  through without asking again, until the next armWrite(): loads, saves or notes the write as a
    *  fault would. Cheap when there is nothing to do. Waits like a fault, and like it may leave by
    * abandon(). */
-  void access(uint64_t offset, bool write) noexcept;
+  void access(uint64_t offset, bool write) noexcept {
+    const BlockId block = blockOf(offset);
+    if (rightsIn(states_[block].load(std::memory_order_acquire)) <
+        (write ? Rights::all : Rights::read)) [[unlikely]]
+      admit(block, write);
+  }
   /** Notes that a vCPU uses the block of `offset`. Any thread, any engine. */
-  void noteAccess(uint64_t offset) noexcept;
+  void noteAccess(uint64_t offset) noexcept {
+    std::atomic<uint8_t>& note = accessed_[blockOf(offset)];
+    // Looking first keeps the cache line with all vCPUs that use the block.
+    if (note.load(std::memory_order_relaxed) == 0) note.store(1, std::memory_order_relaxed);
+  }
   /** Moves the notes into `into`, one byte for every block: sets 1 where a block was used since the
    *  last harvest and leaves the others. Guests may run (requirement B4). */
   void harvestAccessed(std::span<uint8_t> into) noexcept;
@@ -129,7 +139,18 @@ class GuestMemory {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  void admit(BlockId block, bool write) noexcept;
+  BlockId blockOf(uint64_t offset) const noexcept {
+    return blockShift_ != 0 ? offset >> blockShift_ : offset / blockBytes_;
+  }
+
+  const std::unique_ptr<Impl> impl_;
+  // What vCPUs need at each fill of their TLBs, without a detour.
+  const bool soft_;
+  const unsigned blockShift_;  // 0: blocks are not a power of two
+  const uint64_t blockBytes_;
+  const std::atomic<BlockState>* const states_;             // those of impl_
+  const std::unique_ptr<std::atomic<uint8_t>[]> accessed_;  // 1: used since the last harvest
 };
 
 }  // namespace ckptfs

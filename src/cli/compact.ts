@@ -19,9 +19,7 @@ export function registerCompact(program: Command): void {
         const vms = vm === undefined ? await store.listVms() : [vm];
         let partly = false;
         for (const name of vms) {
-          const summary = await compactOne(context, store, name, options.dryRun === true);
-          report(context, summary);
-          partly ||= summary.damaged.length > 0;
+          if (!(await compactOne(context, store, name, options.dryRun === true))) partly = true;
         }
         if (vms.length === 0) context.output.note('no VMs to compact');
         return partly ? exitCodes.partly : exitCodes.done;
@@ -29,19 +27,24 @@ export function registerCompact(program: Command): void {
     );
 }
 
-async function compactOne(
+/** Compacts the checkpoints of one VM and tells of it; false when damaged ones had to be left. */
+export async function compactOne(
   context: Context,
   store: Store,
   vm: string,
   dryRun: boolean,
-): Promise<CompactionSummary> {
+): Promise<boolean> {
   const { compactVm } = await import('../checkpoint/compact.js');
-  using progress = await Progress.begin(context.output, `compacting ${vm}`, 'bytes');
-  return await compactVm(store, vm, {
-    dryRun,
-    onProgress: (done, total) => progress.update(done, total),
-    signal: context.signal,
-  });
+  const summary = await (async () => {
+    using progress = await Progress.begin(context.output, `compacting ${vm}`, 'bytes');
+    return await compactVm(store, vm, {
+      dryRun,
+      onProgress: (done, total) => progress.update(done, total),
+      signal: context.signal,
+    });
+  })();
+  report(context, summary);
+  return summary.damaged.length === 0;
 }
 
 function report(context: Context, summary: CompactionSummary): void {

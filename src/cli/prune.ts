@@ -6,7 +6,7 @@ import { CkptError, exitCodes } from '../errors.js';
 import { type Context, withContext } from './context.js';
 import { formatTime, parseCount } from './sizes.js';
 
-type PruneOptions = RetentionRules & { dryRun?: boolean };
+type PruneOptions = RetentionRules & { dryRun?: boolean; compact?: boolean };
 
 /** What became of one checkpoint. */
 interface PruneRow {
@@ -31,6 +31,7 @@ export function registerPrune(program: Command): void {
     .option('--keep-weekly <n>', 'the same for weeks, which begin on Monday', count)
     .option('--keep-monthly <n>', 'the same for months', count)
     .option('--dry-run', 'only tell what would be done')
+    .option('--compact', 'then compact what stays, if anything was removed')
     .addHelpText(
       'after',
       '\nTimes are in UTC. A rule that is not used up keeps the oldest checkpoint too. Every checkpoint is whole by' +
@@ -40,13 +41,22 @@ export function registerPrune(program: Command): void {
       withContext(async (context, options: PruneOptions, vm: string) => {
         const { listCheckpoints } = await import('../checkpoint/checkpoints.js');
         const { judge } = await import('../checkpoint/retention.js');
-        const { dryRun, ...rules } = options;
+        const { dryRun, compact, ...rules } = options;
         const store = await context.openStore();
         await store.needVm(vm);
         const verdicts = judge(await listCheckpoints(store, vm), rules);
         const { rows, failed } = await carryOut(context, store, verdicts, dryRun === true);
         report(context, rows, dryRun === true);
-        return failed ? exitCodes.partly : exitCodes.done;
+        let whole = !failed;
+        if (rows.some(({ removed }) => removed)) {
+          if (compact === true) {
+            const { compactOne } = await import('./compact.js');
+            whole = (await compactOne(context, store, vm, false)) && whole;
+          } else {
+            context.output.note(`what only these needed of shared files: ckptfs compact ${vm}`);
+          }
+        }
+        return whole ? exitCodes.done : exitCodes.partly;
       }),
     );
 }

@@ -3,11 +3,13 @@
  * stand-in for the addon's verification that compares a checksum written beside the contents.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import type { Test } from 'tap';
 import type { Manifest, ManifestDraft } from '../../src/checkpoint/manifest.js';
 import { Publication } from '../../src/checkpoint/publish.js';
-import type { Store } from '../../src/checkpoint/store.js';
+import { Store } from '../../src/checkpoint/store.js';
 import type { VerifyNative } from '../../src/checkpoint/verify.js';
 
 /** Contents that carry their own SHA-256 in the first 64 bytes. */
@@ -102,4 +104,19 @@ export async function publish(
     'disks/vda/00000001.redo',
   );
   return publication.commit({ ...draft(publication), ...changes });
+}
+
+/** A directory of a test's own, gone with it. */
+export async function scratch(t: Test): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'ckptfs-store-'));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+/** A store with VM `vm1` that has a redo log. */
+export async function storeWithVm(t: Test, root?: string): Promise<Store> {
+  const store = await Store.open(join(root ?? (await scratch(t)), 'store'), { create: true });
+  await store.createVm('vm1');
+  await makeRedo(store, 'vm1');
+  return store;
 }

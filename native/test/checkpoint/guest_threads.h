@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "memory/guest_memory.h"
+#include "test/memory/guest_access.h"
 
 namespace ckptfs {
 
@@ -26,15 +27,6 @@ inline void storeWord(std::byte* view, uint64_t offset, uint64_t value) {
   __atomic_store_n(reinterpret_cast<uint64_t*>(view + offset), value, __ATOMIC_RELAXED);
 }
 
-/** Accesses of a vCPU that has no translation of the page; not across a pause. */
-inline uint64_t guestLoad(GuestMemory& memory, uint64_t offset) {
-  if (memory.softTraced()) memory.access(offset, false);
-  return loadWord(memory.guestView(), offset);
-}
-inline void guestStore(GuestMemory& memory, uint64_t offset, uint64_t value) {
-  if (memory.softTraced()) memory.access(offset, true);
-  storeWord(memory.guestView(), offset, value);
-}
 /** Runs `body` on a thread that acts like a vCPU. */
 inline void onVcpu(const std::function<void()>& body) {
   std::jthread([&] {

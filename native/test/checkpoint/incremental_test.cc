@@ -46,7 +46,8 @@ void removeUnnamed(const std::string& directory, const std::vector<std::string>&
   }
 }
 
-void chain(const char* engine, const Geometry& geometry, format::Codec codec, int generations) {
+void chain(const std::string& engine, const Geometry& geometry, format::Codec codec,
+           int generations) {
   CAPTURE(engine);
   const TempDirectory store;
   GuestMemory memory(kSanitized ? 6 << 20 : 24 << 20, geometry, engine);
@@ -113,7 +114,7 @@ void chain(const char* engine, const Geometry& geometry, format::Codec codec, in
 
 TEST_CASE("incremental: chains equal full copies") {
   const int generations = kSanitized ? 4 : 12;
-  for (const char* engine : {"mprotect", "soft"}) {
+  for (const std::string& engine : usableEngines()) {
     chain(engine, kGeometry, format::Codec::lz4, generations);
     chain(engine, kLargePages, format::Codec::raw, generations);
   }

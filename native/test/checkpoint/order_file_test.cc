@@ -96,14 +96,14 @@ TEST_CASE("order file: foreign, stale and senseless ones count as empty") {
     replace(path, summed(contents));
     return readOrderFile(path, kId, kBlocks);
   };
-  CHECK(changed(8, 2, 4).empty());              // version
-  CHECK(changed(12, 64, 4).empty());            // length of the header
-  CHECK(changed(48, 4, 8).empty());             // count
-  CHECK(changed(48, UINT64_MAX, 8).empty());    // count that overflows
-  CHECK(changed(48, 1ULL << 62, 8).empty());    // likewise
-  CHECK(changed(56, 4, 4).empty());             // a block twice
-  CHECK(changed(56, kBlocks, 4).empty());       // no such block
-  CHECK(changed(56, UINT32_MAX, 4).empty());    // likewise
+  CHECK(changed(8, 2, 4).empty());            // version
+  CHECK(changed(12, 64, 4).empty());          // length of the header
+  CHECK(changed(48, 4, 8).empty());           // count
+  CHECK(changed(48, UINT64_MAX, 8).empty());  // count that overflows
+  CHECK(changed(48, 1ULL << 62, 8).empty());  // likewise
+  CHECK(changed(56, 4, 4).empty());           // a block twice
+  CHECK(changed(56, kBlocks, 4).empty());     // no such block
+  CHECK(changed(56, UINT32_MAX, 4).empty());  // likewise
   CHECK(changed(56, 6, 4) == NeedOrder{6, 4, 3});
 }
 
@@ -119,7 +119,7 @@ TEST_CASE("order file: one that cannot be written leaves the one before") {
   const auto files = std::filesystem::directory_iterator(directory.path());
   CHECK(std::distance(begin(files), end(files)) == 1);
   // The temporary of a directory stands beside it.
-  for (const auto& entry : std::filesystem::directory_iterator(
-           std::filesystem::path(directory.path()).parent_path()))
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(directory.path()).parent_path()))
     CHECK_FALSE(entry.path().string().starts_with(directory.path() + ".new"));
 }

@@ -89,8 +89,8 @@ TEST_CASE("restore order: what guests needed is learnt, and loaded first the nex
   for (size_t i = 0; i < needed.size(); ++i) CHECK(loaded[i] == learning.ioBlockOf(needed[i]));
   CHECK(learning.order() == needed);  // nothing new was learnt
 
-  // Blocks 0 and 1 of the order are needed again and there in time, and so is another one; a further
-  // one is not there in time.
+  // Blocks 0 and 1 of the order are needed again and there in time, and so is another one; a
+  // further one is not there in time.
   NeedOrder more = learning.someBlocks(14, 7);
   std::erase_if(more, [&](uint32_t block) {
     return std::any_of(needed.begin(), needed.end(), [&](uint32_t other) {
@@ -139,8 +139,8 @@ TEST_CASE("restore order: a limit holds back reading, but not what is read alrea
     Restorer restorer(memory, learning.image, {.threads = threads, .limitBytesPerSecond = 1});
     restorer.arm();
     restorer.start();
-    // The rest of what was needed is placed by background threads, and so all of it. Not faster than
-    // that: a buffer that is needed for another IO block would have to be read again.
+    // The rest of what was needed is placed by background threads, and so all of it. Not faster
+    // than that: a buffer that is needed for another IO block would have to be read again.
     const NeedOrder needed = learning.someBlocks(learning.image.map().ioBlocks.size(), 2);
     const IoBlockIndex index(learning.image.map());
     onVcpu([&] {

@@ -15,7 +15,8 @@ namespace {
 const Geometry kGeometry{.pageBytes = 4096, .pagesPerBlock = 1, .blocksPerIoBlock = 2};
 
 /** Two checkpoints with a hot and a cold segment each, one IO block for each segment and a second
- * one for the newer hot segment. Block 5 is zero, block 6 an alias. Only tables that a plan reads. */
+ * one for the newer hot segment. Block 5 is zero, block 6 an alias. Only tables that a plan reads.
+ */
 MemoryMap sampleMap() {
   MemoryMap map;
   map.geometry = kGeometry;
@@ -92,7 +93,8 @@ TEST_CASE("restore plan: a map of zero blocks alone") {
   CHECK(stepsOf(plan) == std::vector{-1});
 }
 
-TEST_CASE("need recorder: waited for first, then used in the order of the plan, then earlier ones") {
+TEST_CASE(
+    "need recorder: waited for first, then used in the order of the plan, then earlier ones") {
   const MemoryMap map = sampleMap();
   const RestorePlan plan(map, {});
   NeedRecorder needs(map);

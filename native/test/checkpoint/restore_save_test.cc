@@ -35,8 +35,8 @@ class CopyingSaver final : public TraceClient {
   std::vector<std::atomic<int>> times_;  // how often each block was saved
 };
 
-/** The save is armed after `demands` blocks were placed because they were needed, or at the end; some block was written
- * to by then. */
+/** The save is armed after `demands` blocks were placed because they were needed, or at the end;
+ * some block was written to by then. */
 void saveAfter(uint64_t demands, const char* engine, bool background) {
   CAPTURE(engine);
   CAPTURE(demands);

@@ -173,7 +173,8 @@ TEST_CASE("restorer: damaged blocks hold their readers, all else is loaded, a re
     CHECK_FALSE(restorer.progress().done);
     CHECK_FALSE(restorer.progress().error.empty());
     for (BlockId block = 0; block < memory.blockCount(); ++block)  // bad: absent, or tried again
-      REQUIRE((memory.state(block) != BlockState::absent && memory.state(block) != BlockState::loading) == (block != bad));
+      REQUIRE((memory.state(block) != BlockState::absent &&
+               memory.state(block) != BlockState::loading) == (block != bad));
     damage.reset();
     restorer.retry();
     restorer.wait();

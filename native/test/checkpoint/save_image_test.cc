@@ -38,7 +38,7 @@ bool readsEqual(const Saver& saver, const std::vector<std::byte>& oracle, uint64
 }  // namespace
 
 TEST_CASE("save image: reads during the save equal the oracle") {
-  for (const char* engine : {"mprotect", "soft"})
+  for (const std::string& engine : usableEngines())
     for (const bool incremental : {false, true}) {
       CAPTURE(engine);
       CAPTURE(incremental);
@@ -187,7 +187,7 @@ class PendingReads final : public LateContents {
 }  // namespace
 
 TEST_CASE("late contents: pending disk reads reach the checkpoint") {
-  for (const char* engine : {"mprotect", "soft"})
+  for (const std::string& engine : usableEngines())
     for (const bool keeps : {true, false}) {
       CAPTURE(engine);
       CAPTURE(keeps);

@@ -22,7 +22,8 @@ struct Restored {
       : pool(3, "test-io"), driver(rig.driver) {
     std::copy(ram.begin(), ram.end(), memory.hostView());
     const auto bytes = rig.disk.contents();
-    for (uint64_t at = 0; at < bytes.size(); at += 512) disk.write(at, std::span(bytes).subspan(at, 512));
+    for (uint64_t at = 0; at < bytes.size(); at += 512)
+      disk.write(at, std::span(bytes).subspan(at, 512));
     disk.writes = 0;
     blk.thaw(state);
     driver.moveTo(blk, memory);
@@ -214,7 +215,8 @@ TEST_CASE("blk in flight: reads are watched until their data is in memory") {
   CHECK(again[1023] == std::byte{0x77});
 }
 
-TEST_CASE("blk in flight: restored requests whose memory cannot be loaded come first all the same") {
+TEST_CASE(
+    "blk in flight: restored requests whose memory cannot be loaded come first all the same") {
   BlkRig rig;
   rig.driver.start();
   std::memset(rig.driver.at(rig.data(0)), 0x01, 512);

@@ -129,8 +129,7 @@ TEST_CASE("in flight: a copy-up waits for a pending write to the same block grou
   auto pending = rig.disk->pin({&change, 1});
   rig.push();
   SUBCASE("a part of the group") {
-    auto newer = std::async(std::launch::async,
-                            [&] { rig.disk->write(kBlock, filled(512, 3)); });
+    auto newer = std::async(std::launch::async, [&] { rig.disk->write(kBlock, filled(512, 3)); });
     CHECK(newer.wait_for(kMoment) == std::future_status::timeout);
     pending->write(kBlock + 1024, filled(512, 2));
     CHECK(newer.wait_for(kMoment) == std::future_status::timeout);  // it may have more to write
@@ -139,8 +138,8 @@ TEST_CASE("in flight: a copy-up waits for a pending write to the same block grou
     CHECK(at(*rig.disk, kBlock) == std::byte{3});
   }
   SUBCASE("a part of it, by zeroes that end there") {
-    auto newer = std::async(std::launch::async,
-                            [&] { rig.disk->writeZeroes(0, kBlock + 512, true); });
+    auto newer =
+        std::async(std::launch::async, [&] { rig.disk->writeZeroes(0, kBlock + 512, true); });
     CHECK(newer.wait_for(kMoment) == std::future_status::timeout);
     pending->write(kBlock + 1024, filled(512, 2));
     pending.reset();

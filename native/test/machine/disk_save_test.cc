@@ -44,6 +44,21 @@ bool usesDisk(const Rig& rig) {
          rig.exits().empty();
 }
 
+CheckpointRequest request(const TempDirectory& directory, const std::string& name, bool across) {
+  CheckpointRequest request =
+      Rig::request(directory.make(name), "none", {{"vda", directory.path() + "/redo" + name}});
+  request.oracle = false;
+  request.inFlight = across;
+  return request;
+}
+
+/** A checkpoint while requests are held back, which go on only after the pause. */
+CheckpointResult saveAcross(Rig& rig, Faults& faults, unsigned gate,
+                            const CheckpointRequest& request) {
+  REQUIRE(faults.awaitHeld(gate, 1, std::chrono::seconds(60)));
+  return rig.machine->save(request, [&](uint64_t) { faults.openAll(); });
+}
+
 size_t inFlight(const CheckpointResult& result) {
   return Json::parse(result.deviceState)["devices"]["virtio0"]["inFlight"].size();
 }
@@ -53,29 +68,25 @@ size_t inFlight(const CheckpointResult& result) {
 TEST_CASE("a guest that uses its disk is saved and restored with requests in flight, or drained") {
   const TempDirectory directory;
   const DiskConfig disk = makeDisk(directory);
+  Faults& faults = *disk.faults;
   Rig rig(1, {disk});
   rig.boot("disk");
   REQUIRE(usesDisk(rig));
-  size_t withRequests = 0;
-  for (int round = 0; round < (kSanitized ? 6 : 24); ++round) {
+  for (int round = 0; round < (kSanitized ? 4 : 12); ++round) {
     CAPTURE(round);
-    const bool across = round % 3 != 2;
-    disk.faults->delay(std::chrono::milliseconds(round % 2 == 0 ? 0 : 3));
-    const std::string name = std::to_string(round);
-    const auto result = rig.machine->save({.directory = directory.make(name),
-                                           .codec = "none",
-                                           .redo = {{"vda", directory.path() + "/redo" + name}},
-                                           .inFlight = across},
-                                          [](uint64_t) {});
-    withRequests += inFlight(result) > 0;
+    const bool across = round % 4 != 3, held = round % 4 == 0;
+    faults.delay(std::chrono::milliseconds(round % 2 == 0 ? 0 : 3));
+    const auto save = request(directory, std::to_string(round), across);
+    const auto result = held ? saveAcross(rig, faults, faults.close(Faults::kAll), save)
+                             : rig.machine->save(save, [](uint64_t) {});
+    if (held) CHECK(inFlight(result) > 0);
     if (!across) CHECK(inFlight(result) == 0);
     REQUIRE(usesDisk(rig));
-    Rig restored(1, {diskOf(result, directory.path() + "/fresh" + name)});
-    restored.restore(directory.path() + "/" + name, result, round % 2 == 0);
+    Rig restored(1, {diskOf(result, save.directory + "/fresh")});
+    restored.restore(save.directory, result, round % 2 == 0);
     restored.machine->start();
     REQUIRE(usesDisk(restored));
   }
-  CHECK(withRequests > 0);
 }
 
 TEST_CASE("a restored guest is saved again before its requests in flight have come back") {
@@ -86,39 +97,20 @@ TEST_CASE("a restored guest is saved again before its requests in flight have co
     Rig rig(1, {disk});
     rig.boot("disk");
     REQUIRE(usesDisk(rig));
-    disk.faults->delay(std::chrono::milliseconds(5));
-    result = rig.machine->save({.directory = directory.make("first"),
-                                .codec = "none",
-                                .redo = {{"vda", directory.path() + "/redo0"}},
-                                .inFlight = true},
-                               [](uint64_t) {});
+    result = saveAcross(rig, *disk.faults, disk.faults->close(Faults::kAll),
+                        request(directory, "0", true));
   }
   CHECK(inFlight(result) > 0);
   for (int generation = 1; generation <= 3; ++generation) {
-    const std::string name = std::to_string(generation);
-    const std::string from = generation == 1 ? "first" : std::to_string(generation - 1);
-    disk = diskOf(result, directory.path() + "/fresh" + name);
+    const std::string from = directory.path() + "/" + std::to_string(generation - 1);
+    disk = diskOf(result, from + "/fresh");
     disk.faults = std::make_shared<Faults>();
     const unsigned gate = disk.faults->close(Faults::kAll);
     Rig rig(1, {disk});
-    rig.restore(directory.path() + "/" + from, result, true);
+    rig.restore(from, result, true);
     rig.machine->start();
-    REQUIRE(disk.faults->awaitHeld(gate, 1, std::chrono::seconds(60)));
-    auto saved = std::async(std::launch::async, [&] {
-      std::promise<void> resumed;
-      auto at = resumed.get_future();
-      auto done = std::async(std::launch::async, [&] {
-        return rig.machine->save({.directory = directory.make(name),
-                                  .codec = "none",
-                                  .redo = {{"vda", directory.path() + "/redo" + name}},
-                                  .inFlight = true},
-                                 [&](uint64_t) { resumed.set_value(); });
-      });
-      at.wait();  // only now may the requests go on
-      disk.faults->openAll();
-      return done.get();
-    });
-    result = saved.get();
+    result =
+        saveAcross(rig, *disk.faults, gate, request(directory, std::to_string(generation), true));
     CHECK(inFlight(result) > 0);
     CHECK(usesDisk(rig));
   }
@@ -136,11 +128,7 @@ TEST_CASE("a checkpoint that waits for writes in flight can be cancelled, and cl
   auto at = resumed.get_future();
   const auto save = [&] {
     return failure([&] {
-      rig->machine->save({.directory = directory.make("c"),
-                          .codec = "none",
-                          .redo = {{"vda", directory.path() + "/redo"}},
-                          .inFlight = true},
-                         [&](uint64_t) { resumed.set_value(); });
+      rig->machine->save(request(directory, "c", true), [&](uint64_t) { resumed.set_value(); });
     });
   };
   auto failed = std::async(std::launch::async, save);

@@ -78,8 +78,9 @@ struct InFlightRig {
     MachineConfig config;
     config.memoryBytes = kRamBytes;
     config.disks = {disk};
-    platform.emplace(config, memory, memory_map::kRamBase, [](unsigned, bool) {},
-                     [](std::span<const uint8_t>) {});
+    platform.emplace(
+        config, memory, memory_map::kRamBase, [](unsigned, bool) {},
+        [](std::span<const uint8_t>) {});
     device.emplace(platform->bus());
     driver.emplace(*device, memory);
   }
@@ -99,14 +100,15 @@ struct InFlightRig {
     if (!base.empty()) {
       for (const auto& file : std::filesystem::directory_iterator(base))
         if (file.path().filename() != "memory.map")
-          std::filesystem::create_hard_link(file, checkpoint + "/" + file.path().filename().string());
+          std::filesystem::create_hard_link(file,
+                                            checkpoint + "/" + file.path().filename().string());
       options.base = std::make_shared<MemoryImage>(base);
     }
     saver.emplace(memory, options);
     platform->hold();
     platform->keepInFlight(kPatience, reads->watcher());
-    REQUIRE(reads->prepare(
-        [this](BlockId block, const std::byte* raw) { saver->late(block, raw); }));
+    REQUIRE(
+        reads->prepare([this](BlockId block, const std::byte* raw) { saver->late(block, raw); }));
     platform->stop();
     saver->arm();
     Json states = Json::object();

@@ -16,7 +16,7 @@ const Json kMachine = Json::parse(R"({
   "disks": [
     {"id": "vda", "access": "redo", "parent": "/p",
      "parentIdentity": {"bytes": 1048576, "mtimeNs": "1763715294123456789"},
-     "redo": [{"path": "/r0", "bytes": 4096}, {"path": "/r1"}]},
+     "redo": [{"path": "/r0", "bytes": 4096}, {"path": "/r1"}], "fault": {"delayMs": 1}},
     {"id": "vdb", "access": "readonly", "parent": "/q", "redo": []}]})");
 const Json kSave = Json::parse(R"({
   "id": "1f", "directory": "/d", "codec": "zstd", "suspend": true, "drain": "in-flight",
@@ -83,7 +83,9 @@ TEST_CASE("a machine configuration is read from JSON") {
   CHECK(disk.redo[0].path == "/r0");
   CHECK(disk.redo[0].sealedBytes == 4096);
   CHECK_FALSE(disk.redo[1].sealedBytes);
+  CHECK(disk.faults);
   CHECK_FALSE(config.disks[1].parentIdentity);
+  CHECK_FALSE(config.disks[1].faults);
 }
 
 TEST_CASE("requests are read from JSON") {
@@ -111,12 +113,13 @@ TEST_CASE("requests are read from JSON") {
 }
 
 TEST_CASE("what has another shape is refused") {
-  checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity"});
+  checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity", "fault"});
   checkRejects(kSave, parseCheckpointRequest, {"base", "limitBytesPerSecond"});
   checkRejects(kRestore, parseRestoreRequest, {"orderFile", "limitBytesPerSecond"});
   Json layers = kMachine.at("disks").at(0);
   layers.erase("id");
   layers.erase("access");
+  layers.erase("fault");
   checkRejects(layers, parseDiskLayers, {"bytes", "parentIdentity"});
   Json bad = kSave;
   bad["codec"] = "gzip";
@@ -154,7 +157,8 @@ TEST_CASE("the disks of a result are layers that can be opened again") {
   const Json json = Json::parse(toJson(result).dump());
   CHECK(json.at("pauseUs") == 1500);
   CHECK(json.at("phasesUs") == Json{{"quiesce", 1}, {"arm", 2}, {"state", 3}, {"switch", 4}});
-  CHECK(json.at("blocks") == Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
+  CHECK(json.at("blocks") ==
+        Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
   CHECK(json.at("incremental") == true);
   CHECK(json.at("segments") == Json{"a.hot", "b.cold"});
   CHECK(json.at("guestTicks") == "1763715294123456789");

@@ -200,7 +200,8 @@ TEST_CASE("a guest whose memory is damaged waits, and goes on once it is repaire
     REQUIRE(eventually([&] { return rig.errors().size() >= 2 && rig.state() == "failed"; }));
 
     std::filesystem::rename(damage.path(), damage.path() + "~");
-    CHECK(failure([&] { rig.machine->retryRestore(); }));
+    std::ofstream(damage.path()) << "not a segment";
+    CHECK(failure([&] { rig.machine->retryRestore(); }) == Code::damaged);
     CHECK(rig.state() == "failed");
     CHECK(failure([&] { rig.machine->pause(); }) == Code::usage);
     std::filesystem::rename(damage.path() + "~", damage.path());

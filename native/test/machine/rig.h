@@ -142,7 +142,8 @@ class Rig {
   CheckpointResult saveIncrement(const std::string& directory, const std::string& base) {
     for (const auto& file : std::filesystem::directory_iterator(base))
       if (file.path().extension() == ".hot" || file.path().extension() == ".cold")
-        std::filesystem::create_hard_link(file, std::filesystem::path(directory) / file.path().filename());
+        std::filesystem::create_hard_link(
+            file, std::filesystem::path(directory) / file.path().filename());
     CheckpointRequest incremental = request(directory);
     incremental.base = {base, base};
     return save(incremental);

@@ -1,16 +1,17 @@
-// The memory workload of the benchmarks. It fills ckptfs.mib=N (64) MiB of anonymous memory and then
-// does what lines on the console ask for:
+// The memory workload of the benchmarks. It fills ckptfs.mib=N (64) MiB of anonymous memory and
+// then does what lines on the console ask for:
 //
 //   random MIB   writes words at random places of the first MIB of it, for ever
 //   zipf MIB     the same, but pages are chosen by a Zipf distribution with s = 0.99
 //   touch N      stops, writes one word in each of N stretches of 32 KiB, and prints "touched N"
 //   stop         waits for the next line
 //
-// The lower half of every page holds random words, and only that is written; the upper half holds the
-// same word again and again, as much of real memory does: a page compresses to about one half.
+// The lower half of every page holds random words, and only that is written; the upper half holds
+// the same word again and again, as much of real memory does: a page compresses to about one half.
 //
-// The host reads the progress from the guest's RAM: struct Progress, one step for each word written.
-// Its physical address stands in the line "memory mib=N progress=ADDRESS", printed after the fill.
+// The host reads the progress from the guest's RAM: struct Progress, one step for each word
+// written. Its physical address stands in the line "memory mib=N progress=ADDRESS", printed after
+// the fill.
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>

@@ -33,6 +33,7 @@ import {
 } from '../../src/native.js';
 import type { CheckpointRequest, VmConfigInput } from '../../src/types.js';
 import { Vm } from '../../src/vmm/vm.js';
+import type { CkptError } from '../../src/errors.js';
 import { bareConfig, linuxGuest, Watch } from './guests.js';
 
 export interface SoakOptions {
@@ -174,7 +175,7 @@ class Soak {
       while (!this.#over) {
         await this.#runAWhile(watch);
         if (watch.exit === undefined) {
-          await this.#checkpoint(lane, vm);
+          await this.#checkpoint(lane, vm, watch);
           await this.#prune(lane);
           if (this.#chance(0.5)) continue;
         } else {
@@ -186,7 +187,7 @@ class Soak {
         await vm.start();
         if (this.#chance(0.3)) {
           if (vm.restoreProgress()?.done === false) this.totals.whileRestoring++;
-          await this.#checkpoint(lane, vm);
+          await this.#checkpoint(lane, vm, watch);
         }
       }
       if (expected === undefined || this.#failed) return;
@@ -243,9 +244,16 @@ class Soak {
     };
   }
 
-  async #checkpoint(lane: Lane, vm: Vm): Promise<void> {
+  async #checkpoint(lane: Lane, vm: Vm, watch: Watch): Promise<void> {
     const request = this.#request();
-    const { parentId } = await vm.checkpoint(request, { oracle: lane.oracle });
+    let parentId: string | null | undefined;
+    try {
+      ({ parentId } = await vm.checkpoint(request, { oracle: lane.oracle }));
+    } catch (error) {
+      // A guest that comes to its end first cannot be saved; whether that was right is looked at later.
+      if (watch.exit !== undefined && (error as CkptError).code === 'USAGE') return;
+      throw error;
+    }
     if (request.suspend) vm.resume();
     this.totals.checkpoints++;
     if (typeof parentId === 'string') this.totals.incremental++;

@@ -250,9 +250,10 @@ class Soak {
     try {
       ({ parentId } = await vm.checkpoint(request, { oracle: lane.oracle }));
     } catch (error) {
-      // A guest that comes to its end first cannot be saved; whether that was right is looked at later.
-      if (watch.exit !== undefined && (error as CkptError).code === 'USAGE') return;
-      throw error;
+      if ((error as CkptError).code !== 'USAGE') throw error;
+      // The guest came to its end first; whether that was right is looked at later.
+      await watch.ended();
+      return;
     }
     if (request.suspend) vm.resume();
     this.totals.checkpoints++;

@@ -20,7 +20,7 @@ const Geometry& checked(const GuestMemory& memory) {
 
 SaveOutput::SaveOutput(GuestMemory& memory, const std::string& directory)
     : memory_(memory),
-      directory_(directory),
+      mapPath_(directory + "/" + MemoryMap::kFileName),
       segments_{{directory, SegmentKind::hot, checked(memory), memory.bytes()},
                 {directory, SegmentKind::cold, memory.geometry(), memory.bytes()}},
       rows_(memory.geometry(), memory.bytes()),
@@ -94,6 +94,10 @@ void SaveOutput::wake() const noexcept {
   rowsAdded_.notify_all();
 }
 
+void SaveOutput::withdraw() const noexcept {
+  unlink(mapPath_.c_str());
+}
+
 SaveOutput::Published SaveOutput::publish(const MemoryMap* base) {
   Published published;
   for (SegmentWriter& segment : segments_) {
@@ -107,7 +111,7 @@ SaveOutput::Published SaveOutput::publish(const MemoryMap* base) {
   const MemoryMap map = rows_.finish(segments_[0].description(), segments_[1].description(), base);
   for (const MapSegment& segment : map.segments) published.segments.emplace_back(segment.name);
   const std::vector<std::byte> bytes = map.encode();
-  const CheckpointFile file = CheckpointFile::create(directory_ + "/" + MemoryMap::kFileName);
+  const CheckpointFile file = CheckpointFile::create(mapPath_);
   file.write(0, bytes);
   file.sync();
   published.bytes += bytes.size();

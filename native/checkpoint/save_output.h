@@ -48,12 +48,14 @@ class SaveOutput {
   /** After the last write: seals the segments, writes memory.map, and makes all durable. Throws
    *  Error. */
   Published publish(const MemoryMap* base);
+  /** Removes memory.map if publish() got as far as that: what has none is no checkpoint. */
+  void withdraw() const noexcept;
 
  private:
   bool share(BlockId block, BlockId candidate, const std::byte* raw) noexcept;
 
   GuestMemory& memory_;
-  const std::string directory_;
+  const std::string mapPath_;
   SegmentWriter segments_[2];  // indexed by SegmentKind
   SaveRows rows_;
   DuplicateIndex duplicates_;

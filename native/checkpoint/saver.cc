@@ -135,7 +135,7 @@ void Saver::cancel() noexcept {
 void Saver::fail(const Error& error) noexcept {
   {
     const std::lock_guard lock(doneLock_);
-    if (done_) return;
+    if (published_) return;
     if (!error_) error_.emplace(error.code(), error.what() + std::string(adviceFor(error.code())));
     image_.fail(*error_);
     stopped_.store(true, std::memory_order_release);
@@ -336,31 +336,39 @@ void Saver::coordinate() noexcept {
   }
   submitSlots();
   endWorkers();
-  publish();
-  if (tracing) endTracing(!stopped());
+  const bool published = publish();
+  if (tracing) endTracing(published);
   freeBuffers();
   const std::lock_guard lock(doneLock_);
   done_ = true;
   doneChanged_.notify_all();
 }
 
-void Saver::publish() noexcept {
-  if (stopped()) return;
+/** Completes the checkpoint and the result. Once it has, nothing makes the save fail any more. */
+bool Saver::publish() noexcept {
+  SaveOutput::Published published;
   try {
-    SaveOutput::Published published = output_.publish(base_);
-    result_.segments = std::move(published.segments);
-    result_.storedBytes = published.bytes;
+    if (!stopped()) published = output_.publish(base_);
   } catch (const Error& error) {
-    return fail(error);
+    fail(error);
   } catch (const std::bad_alloc&) {
-    return fail(Error(Code::io, "not enough host memory to save the checkpoint"));
+    fail(Error(Code::io, "not enough host memory to save the checkpoint"));
   }
-  result_.vcpu = vcpu_;
-  result_.background = background_;
-  result_.zero = zero_;
-  result_.duplicate = duplicate_;
-  result_.parent = memory_.blockCount() - total_;
-  result_.faults = memory_.counters().faults - faultsBefore_;
+  const std::lock_guard lock(doneLock_);
+  if (error_) {
+    output_.withdraw();
+    return false;
+  }
+  result_ = {.vcpu = vcpu_,
+             .background = background_,
+             .zero = zero_,
+             .duplicate = duplicate_,
+             .parent = memory_.blockCount() - total_,
+             .storedBytes = published.bytes,
+             .faults = memory_.counters().faults - faultsBefore_,
+             .segments = std::move(published.segments)};
+  published_ = true;
+  return true;
 }
 
 }  // namespace ckptfs

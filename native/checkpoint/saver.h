@@ -122,7 +122,7 @@ class Saver final : public TraceClient {
   // The coordinator thread.
   void coordinate() noexcept;
   void settleLate() noexcept;
-  void publish() noexcept;
+  bool publish() noexcept;
   void endTracing(bool ok) noexcept;
   void endWorkers() noexcept;
   void freeBuffers() noexcept;
@@ -160,6 +160,7 @@ class Saver final : public TraceClient {
   std::optional<Error> error_;
   SaveResult result_;
   size_t walking_ = 0;  // workers that may still save blocks
+  bool published_ = false;
   bool done_ = false;
 
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -57,6 +57,8 @@ void rounds(const Case& c, int count) {
       oracle = copyOf(memory);
       saver.arm();
       guest.resume();
+      for (const uint64_t until = guest.steps() + 8; guest.steps() < until;)
+        std::this_thread::yield();
       saver.start();
       result = saver.wait();
       const SaveProgress progress = saver.progress();
@@ -218,8 +220,14 @@ TEST_CASE("saver: cancelled at several moments") {
     const uint64_t target = memory.blockCount() * static_cast<uint64_t>(moment - 3) / 3;
     while (saver.progress().blocksSaved < target) std::this_thread::yield();
     saver.cancel();
-    CHECK_THROWS_AS(saver.wait(), Error);
-    CHECK_FALSE(std::filesystem::exists(directory.path() + "/memory.map"));
+    bool saved = true;  // if it was done first
+    try {
+      saver.wait();
+    } catch (const Error& error) {
+      CHECK(error.code() == Code::cancelled);
+      saved = false;
+    }
+    CHECK(std::filesystem::exists(directory.path() + "/memory.map") == saved);
   }
   for (BlockId block = 0; block < memory.blockCount(); ++block)
     REQUIRE(memory.state(block) == BlockState::open);

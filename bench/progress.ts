@@ -105,13 +105,14 @@ export interface Cost<T> {
 }
 
 /**
- * Does something to a guest whose rate before is `baseline`, and tells what it cost until the rate was back.
- * Work that fails rejects at once.
+ * Does something to a guest whose rate before is `baseline`, and tells what it cost until the rate was back, at
+ * most `tailMs` after the work. Work that fails rejects at once.
  */
 export async function costOf<T>(
   guest: Progressing,
   baseline: number,
   work: () => Promise<T>,
+  tailMs = longestTailMs,
 ): Promise<Cost<T>> {
   let doneMs = Infinity;
   let failed = false;
@@ -123,7 +124,7 @@ export async function costOf<T>(
     if (failed) return true;
     if (now < doneMs + backWindowMs) return false;
     back = rate(recent(all, backWindowMs)) >= backShare * baseline;
-    return back || now > doneMs + longestTailMs;
+    return back || now > doneMs + tailMs;
   });
   const result = await working;
   const untilBackMs = (samples.at(-1)?.atMs ?? 0) - (samples[0]?.atMs ?? 0);

@@ -1,9 +1,11 @@
 /**
  * Lost guest work of a live checkpoint, in seconds of each system's own pace before: a guest of 1 GiB that
  * writes to 512 MiB of it, evenly at random or skewed (Zipf, s = 0.99), beside QEMU's background-snapshot and
- * its stop, migrate, cont. Every save is a full one. Each background-snapshot is the first of a new QEMU: its
- * RAM is in huge pages until then, and the guest is slower for good afterwards. Also what the trace engines cost, by which the default
- * is chosen.
+ * its stop, migrate, cont. Every save is a full one. Each background-snapshot is the first of a new QEMU, whose
+ * RAM is in huge pages until then. Also what the trace engines cost, by which the default is chosen.
+ *
+ * A row whose pace did not come back in time, so that the loss is a lower bound, is not met; one whose pace was
+ * not steady before says so.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,7 +17,7 @@ import { Ckptfs } from './ckptfs.js';
 import { gib, mib, type MemoryGuest, type Workload } from './guest.js';
 import { baselineRate, type Cost, costOf, steady } from './progress.js';
 import { Qemu } from './qemu.js';
-import { median, row, type Row, rowsOf } from './row.js';
+import { median, noted, row, type Row, rowsOf } from './row.js';
 
 const bench = 'checkpoint';
 const writtenMib = 512;
@@ -30,6 +32,11 @@ interface Measured {
   pauseMs: number;
   totalS: number;
   stepsPerSecond: number;
+  runs: number;
+  /** Of these, whose pace was not steady before. */
+  unsteady: number;
+  /** Of these, whose pace did not come back. */
+  notBack: number;
 }
 
 interface Saved {
@@ -39,12 +46,13 @@ interface Saved {
 
 interface Run extends Cost<Saved> {
   stepsPerSecond: number;
+  wasSteady: boolean;
 }
 
 async function runOnce(guest: MemoryGuest, save: () => Promise<Saved>): Promise<Run> {
-  await steady(guest);
+  const wasSteady = await steady(guest);
   const stepsPerSecond = await baselineRate(guest);
-  return { ...(await costOf(guest, stepsPerSecond, save)), stepsPerSecond };
+  return { ...(await costOf(guest, stepsPerSecond, save)), stepsPerSecond, wasSteady };
 }
 
 function summarize(runs: readonly Run[]): Measured {
@@ -55,7 +63,24 @@ function summarize(runs: readonly Run[]): Measured {
     pauseMs: middle((run) => run.result.pauseMs),
     totalS: middle((run) => run.result.totalMs) / 1000,
     stepsPerSecond: middle((run) => run.stepsPerSecond),
+    runs: runs.length,
+    unsteady: runs.filter((run) => !run.wasSteady).length,
+    notBack: runs.filter((run) => !run.back).length,
   };
+}
+
+/** What is to be said of how something was measured. */
+function remarks(system: string, of: Measured | undefined): string[] {
+  if (!of) return [];
+  const runs = `in ${system}, in`;
+  const found: string[] = [];
+  if (of.unsteady > 0) found.push(`${runs} ${of.unsteady} of ${of.runs} runs: not steady before`);
+  if (of.notBack > 0) {
+    found.push(
+      `${runs} ${of.notBack} of ${of.runs} runs: pace not back, the loss is a lower bound`,
+    );
+  }
+  return found;
 }
 
 /** What each codec costs a guest of ours, by pattern. */
@@ -147,17 +172,17 @@ export async function lostWork(store: Store, repetitions: number): Promise<Row[]
         const cost = mine.get(`${pattern} ${codec}`);
         if (!cost) continue;
         for (const peer of peers) {
-          const value = theirs.get(`${pattern} ${peer.how}`)?.lostS;
-          rows.push(
-            row(
-              bench,
-              name(`lost guest work, ${codec}`),
-              cost.lostS,
-              's',
-              { ratioAtMost: peer.atMost[pattern] },
-              { name: peer.name, value, why },
-            ),
+          const their = theirs.get(`${pattern} ${peer.how}`);
+          const lost = row(
+            bench,
+            name(`lost guest work, ${codec}`),
+            cost.lostS,
+            's',
+            { ratioAtMost: peer.atMost[pattern] },
+            { name: peer.name, value: their?.lostS, why },
           );
+          const all = [...remarks('ckptfs', cost), ...remarks('QEMU', their)];
+          rows.push(...noted([lost], all, cost.notBack > 0));
         }
         rows.push(
           row(
@@ -201,7 +226,11 @@ export async function traceEngines(store: Store, repetitions: number): Promise<R
           if (!cost) return [];
           return [
             row(bench, name('pause'), cost.pauseMs, 'ms'),
-            row(bench, name('lost guest work'), cost.lostS, 's'),
+            ...noted(
+              [row(bench, name('lost guest work'), cost.lostS, 's')],
+              remarks('ckptfs', cost),
+              cost.notBack > 0,
+            ),
             row(bench, name('pace before'), cost.stepsPerSecond / 1e6, perSecond),
           ];
         });

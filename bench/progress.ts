@@ -77,8 +77,11 @@ export async function baselineRate(guest: Progressing): Promise<number> {
   return rate(await sampleUntil(guest, () => performance.now() >= endMs));
 }
 
-/** Waits until the guest's rate has been the same for three windows in a row; not for ever. */
-export async function steady(guest: Progressing): Promise<void> {
+/**
+ * Waits until the guest's rate has been the same for three windows in a row, but not for ever: false when it has
+ * not, as on a machine that does other work too.
+ */
+export async function steady(guest: Progressing): Promise<boolean> {
   const rates: number[] = [];
   for (const end = performance.now() + longestSteadyMs; performance.now() < end;) {
     const before = { atMs: performance.now(), count: guest.steps() };
@@ -86,8 +89,9 @@ export async function steady(guest: Progressing): Promise<void> {
     rates.push(rate([before, { atMs: performance.now(), count: guest.steps() }]));
     const last = rates.slice(-3);
     const [low, high] = [Math.min(...last), Math.max(...last)];
-    if (last.length === 3 && low > 0 && (high - low) / high <= steadyShare) return;
+    if (last.length === 3 && low > 0 && (high - low) / high <= steadyShare) return true;
   }
+  return false;
 }
 
 export interface Cost<T> {
@@ -96,26 +100,31 @@ export interface Cost<T> {
   longestStallMs: number;
   /** From the start of the work until the guest's rate was back. */
   untilBackMs: number;
+  /** Whether it came back. If not, more is lost than was seen: `lostMs` is a lower bound. */
+  back: boolean;
 }
 
 /**
- * Does something to a guest whose rate before is `baseline`, and tells what it cost until the rate was back.
- * Work that fails rejects at once.
+ * Does something to a guest whose rate before is `baseline`, and tells what it cost until the rate was back, at
+ * most `tailMs` after the work. Work that fails rejects at once.
  */
 export async function costOf<T>(
   guest: Progressing,
   baseline: number,
   work: () => Promise<T>,
+  tailMs = longestTailMs,
 ): Promise<Cost<T>> {
   let doneMs = Infinity;
   let failed = false;
   const working = work().finally(() => (doneMs = performance.now()));
   working.catch(() => (failed = true));
+  let back = false;
   const samples = await sampleUntil(guest, (all) => {
     const now = performance.now();
-    if (failed || now > doneMs + longestTailMs) return true;
+    if (failed) return true;
     if (now < doneMs + backWindowMs) return false;
-    return rate(recent(all, backWindowMs)) >= backShare * baseline;
+    back = rate(recent(all, backWindowMs)) >= backShare * baseline;
+    return back || now > doneMs + tailMs;
   });
   const result = await working;
   const untilBackMs = (samples.at(-1)?.atMs ?? 0) - (samples[0]?.atMs ?? 0);
@@ -124,5 +133,6 @@ export async function costOf<T>(
     lostMs: lostWorkMs(samples, baseline),
     longestStallMs: longestStallMs(samples),
     untilBackMs,
+    back,
   };
 }

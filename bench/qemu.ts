@@ -7,8 +7,8 @@
  * without fsync. Pauses are taken from QEMU's own STOP and RESUME events, so the time until its vCPUs stand
  * still is not in them; in those of ckptfs it is.
  *
- * RAM is private memory, which is QEMU's default: with a memfd its pauses are many times as long here. The
- * process ends with this one (tied.ts) and on every path by close().
+ * RAM is private memory, which is QEMU's default and lets its first snapshot meet huge pages; with a memfd there
+ * are none, and that pause was longer in each try here. The process ends with this one (tied.ts) and on every path by close().
  */
 import type { ChildProcess } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';

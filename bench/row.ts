@@ -64,6 +64,17 @@ export function row(
   };
 }
 
+/** The rows with a remark on how they were measured; `invalid` ones do not count as met. */
+export function noted(rows: readonly Row[], remarks: readonly string[], invalid: boolean): Row[] {
+  if (remarks.length === 0) return [...rows];
+  const note = remarks.join('; ');
+  return rows.map((r) => ({
+    ...r,
+    ok: r.ok && !invalid,
+    note: r.note === undefined ? note : `${r.note}; ${note}`,
+  }));
+}
+
 /** The row of something that could not be measured. */
 export function missing(bench: string, name: string, why: unknown): Row {
   const note = (why instanceof Error ? why.message : String(why)).replace(/\s+/g, ' ').slice(-300);
@@ -117,7 +128,7 @@ export function printMarkdown(rows: readonly Row[]): void {
   printNotes(rows);
 }
 
-/** What kept a row from being measured. */
+/** What kept rows from being measured, or well. */
 function printNotes(rows: readonly Row[]): void {
   for (const r of rows) {
     if (r.note !== undefined) process.stdout.write(`\n${r.bench}, ${r.case}: ${r.note}\n`);

@@ -192,6 +192,19 @@ TEST_CASE("guest memory: a failed save leaves what it would have saved dirty") {
   });
 }
 
+TEST_CASE("guest memory: what nobody saved stays dirty at the end of a good save") {
+  forEachEngine([](const std::string& engine) {
+    Rig rig(engine, 20);
+    rig.memory.track(true);
+    Client saver(rig.memory);
+    rig.memory.armWrite(&saver, false, rig.traced);
+    CHECK(rig.memory.settleSave({0, 15}));
+    rig.memory.endSave(true);
+    CHECK(rig.memory.dirtyBlocks() == 5);
+    CHECK(rig.state(15) == BlockState::open);
+  });
+}
+
 TEST_CASE("guest memory: arming ahead changes no result, and a write before the pause just lifts") {
   forEachEngine([](const std::string& engine) {
     Rig rig(engine, 1200);

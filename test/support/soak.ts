@@ -118,6 +118,8 @@ class Soak {
   readonly #random: () => number;
   /** What a guest prints at its end when nothing interrupts it. */
   readonly #expected = new Map<Lane, string>();
+  /** Ends that were printed before a checkpoint, by VM@NAME: restored, a guest does not print them again. */
+  readonly #printed = new Map<string, string>();
   #end = 0;
   #failed = false;
   #number = 0;
@@ -132,7 +134,7 @@ class Soak {
     const report = setInterval(() => this.#options.say(totalsLine(this.totals)), sayEveryMs);
     try {
       for (const lane of lanes) {
-        if (lane.passed) this.#expected.set(lane, await this.#runUninterrupted(lane, lane.passed));
+        if (lane.passed) this.#expected.set(lane, await this.#runUninterrupted(lane));
       }
       this.#end = performance.now() + this.#options.minutes * 60_000;
       const ends = await Promise.allSettled(
@@ -169,43 +171,46 @@ class Soak {
   async #drive(lane: Lane): Promise<void> {
     const expected = this.#expected.get(lane);
     let vm = await Vm.create(this.#store, { ...lane.config, name: lane.name });
+    let before: string | undefined;
     try {
       let watch = new Watch(vm);
       await vm.start();
       while (!this.#over) {
         await this.#runAWhile(watch);
         if (watch.exit === undefined) {
-          await this.#checkpoint(lane, vm, watch);
+          await this.#checkpoint(lane, vm, watch, before);
           await this.#prune(lane);
           if (this.#chance(0.5)) continue;
         } else {
-          this.#checkEnd(lane, watch, expected);
+          this.#checkEnd(lane, watch, before, expected);
         }
         await vm.close(); // as if its plug were pulled
-        vm = await this.#restore(lane);
+        const entry = await this.#choose(lane);
+        before = this.#printed.get(`${lane.name}@${entry.name}`);
+        vm = await this.#restore(lane, entry);
         watch = new Watch(vm);
         await vm.start();
         if (this.#chance(0.3)) {
           if (vm.restoreProgress()?.done === false) this.totals.whileRestoring++;
-          await this.#checkpoint(lane, vm, watch);
+          await this.#checkpoint(lane, vm, watch, before);
         }
       }
       if (expected === undefined || this.#failed) return;
       await watch.ended(longestEndMs);
-      this.#checkEnd(lane, watch, expected);
+      this.#checkEnd(lane, watch, before, expected);
     } finally {
       await vm.close();
     }
   }
 
-  async #runUninterrupted(lane: Lane, passed: RegExp): Promise<string> {
+  async #runUninterrupted(lane: Lane): Promise<string> {
     const name = `${lane.name}-straight`;
     const vm = await Vm.create(this.#store, { ...lane.config, name });
     try {
       const watch = new Watch(vm);
       await vm.start();
       await watch.ended(longestEndMs);
-      const [, line] = passed.exec(watch.text) ?? [];
+      const line = endOf(lane, watch);
       if (line !== undefined) return line;
       throw new Error(`the uninterrupted guest failed: ${watch.text.slice(-400)}`);
     } finally {
@@ -225,8 +230,8 @@ class Soak {
     }
   }
 
-  #checkEnd(lane: Lane, watch: Watch, expected: string | undefined): void {
-    const [, line] = lane.passed?.exec(watch.text) ?? [];
+  #checkEnd(lane: Lane, watch: Watch, before?: string, expected?: string): void {
+    const line = endOf(lane, watch) ?? before;
     if (line === undefined) throw new Error(`the guest ended early: ${watch.text.slice(-400)}`);
     if (line !== expected) throw new Error(`it ended with ${line}, uninterrupted with ${expected}`);
     this.totals.runsToTheEnd++;
@@ -244,7 +249,7 @@ class Soak {
     };
   }
 
-  async #checkpoint(lane: Lane, vm: Vm, watch: Watch): Promise<void> {
+  async #checkpoint(lane: Lane, vm: Vm, watch: Watch, before?: string): Promise<void> {
     const request = this.#request();
     let parentId: string | null | undefined;
     try {
@@ -255,6 +260,8 @@ class Soak {
       await watch.ended();
       return;
     }
+    const printed = endOf(lane, watch) ?? before;
+    if (printed !== undefined) this.#printed.set(`${lane.name}@${request.name}`, printed);
     if (request.suspend) vm.resume();
     this.totals.checkpoints++;
     if (typeof parentId === 'string') this.totals.incremental++;
@@ -270,9 +277,12 @@ class Soak {
   }
 
   /** From the newest checkpoint, so that the guest comes to its end some day, or from any. */
-  async #restore(lane: Lane): Promise<Vm> {
+  async #choose(lane: Lane): Promise<CheckpointEntry> {
     const entries = await listCheckpoints(this.#store, lane.name);
-    const entry = (this.#chance(0.6) ? entries.at(-1) : undefined) ?? this.#pick(entries);
+    return (this.#chance(0.6) ? entries.at(-1) : undefined) ?? this.#pick(entries);
+  }
+
+  async #restore(lane: Lane, entry: CheckpointEntry): Promise<Vm> {
     const lazy = this.#chance(0.7);
     const vm = await Vm.restore(this.#store, entry, { lazy });
     this.totals[lazy ? 'lazyRestores' : 'eagerRestores']++;
@@ -312,6 +322,11 @@ class Soak {
       this.totals.verified++;
     }
   }
+}
+
+/** What the guest has printed of its end, in this run. */
+function endOf(lane: Lane, watch: Watch): string | undefined {
+  return lane.passed?.exec(watch.text)?.[1];
 }
 
 /** At most what the checkpoints take: files that they share are counted once for each. */

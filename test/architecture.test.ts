@@ -59,6 +59,14 @@ const nativeLayers: Record<string, string[]> = {
   addon: ['binding', 'machine', 'checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
 };
 
+/** What each room of native/checkpoint may include besides itself; what lies outside the rooms is for all. */
+const checkpointRooms: Record<string, string[]> = {
+  image: [],
+  save: ['image'],
+  restore: ['image'],
+  upkeep: ['image'],
+};
+
 /** src/vmm/boot.ts → vmm, native/addon.cc → addon. */
 const layerOf = (file: string): string => (file.split('/')[1] ?? '').replace(/\.\w+$/, '');
 
@@ -101,6 +109,22 @@ t.test('includes of C++ run one way', async (t) => {
   const { wrong, judged } = forbidden(sources.native, nativeLayers, nativeIncludes);
   t.same(wrong, []);
   t.ok(judged > 10, 'found includes');
+});
+
+t.test('the rooms of native/checkpoint know the image format, not one another', async (t) => {
+  const room = (file: string): string => /checkpoint\/(\w+)\//.exec(file)?.[1] ?? '';
+  const wrong: string[] = [];
+  const seen = new Set<string>();
+  for (const file of sources.native.filter((path) => room(path) !== '')) {
+    seen.add(room(file));
+    for (const included of nativeIncludes(file)) {
+      const [from, to] = [room(file), room(included)];
+      if (to === '' || to === from || checkpointRooms[from]?.includes(to)) continue;
+      wrong.push(`${file} includes ${included}`);
+    }
+  }
+  t.same(wrong, []);
+  t.same([...seen].sort(), Object.keys(checkpointRooms).sort(), 'found every room');
 });
 
 t.test('the rule finds what it forbids', async (t) => {

@@ -1,60 +1,14 @@
 /** The commands on a real guest: from run to rm, in the foreground and in the background. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { listCheckpointNames } from '../src/checkpoint/checkpoints.js';
-import type { Store } from '../src/checkpoint/store.js';
-import { bareGuest, temporaryStore, until } from './support/guests.js';
+import { endless, main, run, start, withStore } from './support/cli.js';
+import { until } from './support/guests.js';
 
 t.setTimeout(300_000);
-
-const main = fileURLToPath(new URL('../src/cli/main.js', import.meta.url));
-
-interface Finished {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-  objects: Record<string, unknown>[];
-}
-
-/** A running command: its process, and what it gave when it has ended. */
-function start(store: Store, args: string[]): { child: ChildProcess; finished: Promise<Finished> } {
-  const child = spawn(process.execPath, [main, ...args, '--store', store.root], {
-    stdio: ['pipe', 'pipe', 'pipe'],
-    env: { ...process.env, DEBUG: undefined },
-  });
-  const text = { stdout: '', stderr: '' };
-  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text.stdout += piece));
-  child.stderr.setEncoding('utf8').on('data', (piece: string) => (text.stderr += piece));
-  const finished = once(child, 'close').then(([status]) => ({
-    status: status as number | null,
-    ...text,
-    get objects() {
-      const lines = text.stdout.split('\n').filter((line) => line !== '');
-      return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
-    },
-  }));
-  return { child, finished };
-}
-
-/** A store, and commands on it; whatever still runs at the end is stopped. */
-async function withStore(t: Test) {
-  const { store, remove } = await temporaryStore();
-  const ckptfs = (...args: string[]) => start(store, args).finished;
-  t.teardown(async () => {
-    for (const vm of await store.listVms()) await ckptfs('stop', vm);
-    await remove();
-  });
-  return { store, ckptfs };
-}
-
-const run = (guest: string, append: string) => [
-  ...['run', '--kernel', bareGuest(guest), '--memory', '16M', '--append', append],
-];
-const endless = run('random-writer', 'mib=2');
 
 t.test('--exit-code tells how the guest ended, the console is on stdout', async (t) => {
   const { ckptfs } = await withStore(t);

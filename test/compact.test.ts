@@ -232,7 +232,13 @@ t.test('killed at 40 moments', async (t) => {
   );
 });
 
-t.test('while the VM runs and goes on saving', async (t) => {
+/** A VM that runs and has saved c0 to c3, of which c0 and c1 are removed; `take` saves another one. */
+async function runningVm(t: Test): Promise<{
+  store: Store;
+  vm: Vm;
+  hashes: Map<string, string>;
+  take: (name: string) => Promise<void>;
+}> {
   const { store, remove } = await temporaryStore();
   t.teardown(remove);
   const mib = 2 ** 20;
@@ -243,6 +249,7 @@ t.test('while the VM runs and goes on saving', async (t) => {
     ...{ name: 'vm', cpus: 2, memoryBytes: 32 * mib, initrd },
   });
   const { vm } = await boot(store, config);
+  t.teardown(() => vm.close());
   const hashes = new Map<string, string>();
   const take = async (name: string): Promise<void> => {
     await vm.checkpoint({ name, wait: true }, { oracle: true });
@@ -258,6 +265,11 @@ t.test('while the VM runs and goes on saving', async (t) => {
     await removeCheckpoint(store, await findCheckpoint(store, `vm@${name}`));
     hashes.delete(name);
   }
+  return { store, vm, hashes, take };
+}
+
+t.test('while the VM runs and goes on saving', async (t) => {
+  const { store, vm, hashes, take } = await runningVm(t);
   // A save and a compaction at once, then a save on a base that has been exchanged.
   const [done] = await Promise.all([compactVm(store, 'vm'), take('c4')]);
   t.ok(done.rewritten > 0, `${done.rewritten} segments replaced`);
@@ -270,6 +282,20 @@ t.test('while the VM runs and goes on saving', async (t) => {
   const restored = await Vm.restore(store, await findCheckpoint(store, 'vm@c5'), { lazy: true });
   t.equal(await sourceHash(restored.memory()), hashes.get('c5'), 'and restores');
   await restored.close();
+});
+
+t.test('by the VM itself, after its next checkpoint', async (t) => {
+  const { store, vm, hashes, take } = await runningVm(t);
+  const inode = async (): Promise<number> =>
+    (await stat(store.checkpointDirectory('vm', 'c2'))).ino;
+  const before = await inode();
+  t.ok((await compactVm(store, 'vm', { dryRun: true })).rewritten > 0);
+  await take('c4');
+  const deadline = Date.now() + 60_000;
+  while ((await inode()) === before && Date.now() < deadline) await setTimeout(20);
+  t.not(await inode(), before, 'c2 has been exchanged');
+  await vm.close(); // ends a compaction that still goes on
+  await checkAll(t, store, hashes);
 });
 
 t.test('the command', async (t) => {

@@ -1,7 +1,7 @@
 // Bodies of any bytes are decoded or refused; what the encoder makes is decoded to what it was.
 //
 // Input: codec, kind of use, then the body or the block.
-#include "checkpoint/block_codec.h"
+#include "checkpoint/image/block_codec.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

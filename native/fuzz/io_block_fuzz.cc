@@ -4,9 +4,9 @@
 // Input: geometry, whether checksums are mended, then the IO block.
 #include <algorithm>
 
-#include "checkpoint/block_codec.h"
-#include "checkpoint/io_block_packer.h"
-#include "checkpoint/segment.h"
+#include "checkpoint/image/block_codec.h"
+#include "checkpoint/image/io_block_packer.h"
+#include "checkpoint/image/segment.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

@@ -3,11 +3,11 @@
 //
 // Input: what is mended, then memory.map. The segments are those of the seed image.
 #include "base/error.h"
-#include "checkpoint/io_block_index.h"
-#include "checkpoint/live_segments.h"
-#include "checkpoint/memory_image.h"
-#include "checkpoint/memory_map.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/image/io_block_index.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/image/memory_map.h"
+#include "checkpoint/upkeep/live_segments.h"
+#include "checkpoint/upkeep/verify.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <set>
 
-#include "checkpoint/format.h"
-#include "checkpoint/order_file.h"
+#include "checkpoint/image/format.h"
+#include "checkpoint/image/order_file.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

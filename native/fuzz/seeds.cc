@@ -5,8 +5,8 @@
 #include <functional>
 #include <iterator>
 
-#include "checkpoint/block_codec.h"
-#include "checkpoint/order_file.h"
+#include "checkpoint/image/block_codec.h"
+#include "checkpoint/image/order_file.h"
 #include "disk/redo_log.h"
 #include "fuzz/device_fixture.h"
 #include "test/checkpoint/image_builder.h"

@@ -4,12 +4,12 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "checkpoint/live_segments.h"
-#include "checkpoint/memory_image.h"
-#include "checkpoint/segment.h"
-#include "checkpoint/segment_check.h"
-#include "checkpoint/segment_rewrite.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/image/segment.h"
+#include "checkpoint/upkeep/live_segments.h"
+#include "checkpoint/upkeep/segment_check.h"
+#include "checkpoint/upkeep/segment_rewrite.h"
+#include "checkpoint/upkeep/verify.h"
 #include "fuzz/fuzz_input.h"
 
 using namespace ckptfs;

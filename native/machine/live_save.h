@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "base/stateful.h"
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
 #include "disk/chain.h"
 #include "machine/machine_config.h"
 #include "machine/pending_reads.h"

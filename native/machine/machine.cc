@@ -1,13 +1,11 @@
 #include "machine/machine.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 
 #include "base/thread_name.h"
 #include "cpu/rv64/cpus.h"
 #include "devices/memory_map.h"
+#include "disk/file.h"
 #include "machine/live_save.h"
 
 namespace ckptfs {
@@ -70,23 +68,7 @@ void Machine::load(uint64_t address, std::span<const std::byte> bytes) {
 
 void Machine::loadFile(const std::string& path, uint64_t fileOffset, uint64_t length,
                        uint64_t address) {
-  std::span<std::byte> into = ram(address, length);
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throwErrno(errno, "cannot open " + path);
-  while (!into.empty()) {
-    const ssize_t n = ::pread(fd, into.data(), into.size(), off_t(fileOffset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      const int err = errno;
-      ::close(fd);
-      if (n < 0) throwErrno(err, "cannot read " + path);
-      throw Error(Code::io,
-                  path + " is shorter than expected; it must not change while a VM starts");
-    }
-    into = into.subspan(size_t(n));
-    fileOffset += uint64_t(n);
-  }
-  ::close(fd);
+  File("boot image", path, File::Access::read).read(fileOffset, ram(address, length));
 }
 
 void Machine::boot(uint64_t entry, uint64_t deviceTree) {

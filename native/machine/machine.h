@@ -17,7 +17,7 @@
 
 #include "base/byte_source.h"
 #include "base/clock.h"
-#include "checkpoint/restorer.h"
+#include "checkpoint/restore/restorer.h"
 #include "cpu/vcpu.h"
 #include "machine/gate.h"
 #include "machine/machine_config.h"

@@ -13,7 +13,7 @@
 
 #include "base/geometry.h"
 #include "base/json.h"
-#include "checkpoint/format.h"
+#include "checkpoint/image/format.h"
 #include "disk/chain.h"
 #include "disk/fault_disk.h"
 #include "memory/trace_engine.h"

@@ -27,7 +27,7 @@
 #include <vector>
 
 #include "base/geometry.h"
-#include "checkpoint/late_contents.h"
+#include "checkpoint/save/late_contents.h"
 #include "devices/virtio/blk.h"
 
 namespace ckptfs {

@@ -11,8 +11,8 @@
 #include <string>
 
 #include "base/error.h"
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
 
 namespace ckptfs {
 

@@ -7,6 +7,7 @@ import type { CheckpointEvent, VmConfig } from '../types.js';
 import { checkpointsBeingLoaded, removeUnlessLoaded } from './loading.js';
 import type { Saves } from './saves.js';
 import { Schedule } from './schedule.js';
+import type { Upkeep } from './upkeep.js';
 
 /** What the names of scheduled checkpoints begin with; only these are ever removed by the schedule. */
 const prefix = 'auto-';
@@ -16,6 +17,7 @@ export function scheduleOf(
   config: VmConfig,
   machine: Pick<NativeMachine, 'status'>,
   saves: Saves,
+  upkeep: Pick<Upkeep, 'look'>,
   tell: (event: CheckpointEvent) => void,
 ): Schedule {
   return new Schedule(config.schedule ?? {}, {
@@ -29,7 +31,10 @@ export function scheduleOf(
       const name = await freeTimeName(store, config.name, new Date(), prefix);
       return (await saves.take({ name })).name;
     },
-    prune: (keep) => prune(store, config.name, keep),
+    async prune(keep) {
+      await prune(store, config.name, keep);
+      upkeep.look();
+    },
     onMissed: (why) => tell({ type: 'missed', why }),
     onFailed: (error) => saves.failed('', error),
   });

@@ -36,6 +36,7 @@ import { ConsoleLog, StatusFile } from './reports.js';
 import { Saves } from './saves.js';
 import type { Schedule } from './schedule.js';
 import { scheduleOf } from './scheduled.js';
+import { Upkeep } from './upkeep.js';
 import type {
   CheckpointEvent,
   CheckpointRequest,
@@ -78,6 +79,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #exit: GuestExit | undefined;
   readonly #saves: Saves;
   readonly #schedule: Schedule;
+  readonly #upkeep: Upkeep;
   #paused = false;
   #suspended: { id: string; name: string } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
@@ -95,7 +97,11 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#machine = new NativeMachine({ memoryBytes, cpus, geometry, trace, disks }, (event) =>
       this.#onEvent(event),
     );
-    const tell = (event: CheckpointEvent): void => void this.emit('checkpoint', event);
+    this.#upkeep = new Upkeep(store, config.name);
+    const tell = (event: CheckpointEvent): void => {
+      if (event.type === 'published') this.#upkeep.look();
+      this.emit('checkpoint', event);
+    };
     this.#saves = new Saves(
       {
         store,
@@ -105,7 +111,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       },
       tell,
     );
-    this.#schedule = scheduleOf(store, config, this.#machine, this.#saves, tell);
+    this.#schedule = scheduleOf(store, config, this.#machine, this.#saves, this.#upkeep, tell);
     this.#consoleLog = new ConsoleLog(store.consoleLog(config.name));
     this.#statusFile = new StatusFile(store.statusFile(config.name));
   }
@@ -355,6 +361,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const scheduled = this.#schedule.stop();
     await this.#saves.cancel();
     await scheduled;
+    await this.#upkeep.stop();
     await this.#writeStatus('ended');
     await this.#machine.close();
     await this.#consoleLog.end();
@@ -392,7 +399,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         break;
       case 'error':
         debug('machine: %s', event.message);
-        this.emit('error', new CkptError('DAMAGED', event.message));
+        this.emit(
+          'error',
+          new CkptError(
+            'DAMAGED',
+            `${event.message}; put the file right, then "ckptfs retry ${this.name}" lets the VM go on`,
+          ),
+        );
         break;
     }
   }

@@ -1,4 +1,4 @@
-#include "checkpoint/block_codec.h"
+#include "checkpoint/image/block_codec.h"
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 // Compaction of chains of increments, against the contents that were saved.
-#include "checkpoint/compact.h"
+#include "checkpoint/upkeep/compact.h"
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/exchange.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/upkeep/verify.h"
 #include "image_builder.h"
 #include "temp_directory.h"
 

@@ -1,5 +1,5 @@
 // Differences of two images, against a comparison of their contents byte by byte.
-#include "checkpoint/diff.h"
+#include "checkpoint/upkeep/diff.h"
 
 #include <doctest/doctest.h>
 

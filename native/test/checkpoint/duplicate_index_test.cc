@@ -1,8 +1,8 @@
-#include "checkpoint/duplicate_index.h"
+#include "checkpoint/save/duplicate_index.h"
 
 #include <doctest/doctest.h>
 
-#include "checkpoint/format.h"
+#include "checkpoint/image/format.h"
 
 using namespace ckptfs;
 

@@ -1,6 +1,6 @@
 // The formats as docs/checkpoint-format.md has them: offsets are spelled out here once more, so
 // that a change of a struct cannot pass unnoticed.
-#include "checkpoint/format.h"
+#include "checkpoint/image/format.h"
 
 #include <doctest/doctest.h>
 #include <xxhash.h>
@@ -9,9 +9,9 @@
 #include <iterator>
 
 #include "base/error.h"
-#include "checkpoint/io_block_index.h"
-#include "checkpoint/memory_map.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/io_block_index.h"
+#include "checkpoint/image/memory_map.h"
+#include "checkpoint/save/saver.h"
 #include "guest_threads.h"
 #include "temp_directory.h"
 

@@ -11,11 +11,11 @@
 #include <string_view>
 #include <vector>
 
-#include "checkpoint/checkpoint_file.h"
-#include "checkpoint/io_block_packer.h"
-#include "checkpoint/memory_image.h"
-#include "checkpoint/memory_map.h"
-#include "checkpoint/segment.h"
+#include "checkpoint/image/checkpoint_file.h"
+#include "checkpoint/image/io_block_packer.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/image/memory_map.h"
+#include "checkpoint/image/segment.h"
 
 namespace ckptfs {
 

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <set>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
+#include "checkpoint/upkeep/verify.h"
 #include "guest_threads.h"
 #include "temp_directory.h"
 

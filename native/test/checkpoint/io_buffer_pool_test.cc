@@ -1,4 +1,4 @@
-#include "checkpoint/io_buffer_pool.h"
+#include "checkpoint/restore/io_buffer_pool.h"
 
 #include <doctest/doctest.h>
 

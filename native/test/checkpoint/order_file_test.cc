@@ -1,5 +1,5 @@
 // The order file, byte by byte, and that nothing but an intact one of this checkpoint is used.
-#include "checkpoint/order_file.h"
+#include "checkpoint/image/order_file.h"
 
 #include <doctest/doctest.h>
 #include <xxhash.h>

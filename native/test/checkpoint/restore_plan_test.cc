@@ -1,10 +1,10 @@
-#include "checkpoint/restore_plan.h"
+#include "checkpoint/restore/restore_plan.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
 
-#include "checkpoint/need_recorder.h"
+#include "checkpoint/restore/need_recorder.h"
 
 using namespace ckptfs;
 using format::Codec;

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "checkpoint/restorer.h"
+#include "checkpoint/restore/restorer.h"
 #include "saved_image.h"
 
 using namespace ckptfs;

@@ -1,4 +1,4 @@
-#include "checkpoint/restorer.h"
+#include "checkpoint/restore/restorer.h"
 
 #include <doctest/doctest.h>
 

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <fstream>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
+#include "checkpoint/upkeep/verify.h"
 #include "guest_threads.h"
 #include "temp_directory.h"
 

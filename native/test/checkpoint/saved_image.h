@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
 #include "guest_threads.h"
 #include "temp_directory.h"
 

@@ -1,5 +1,5 @@
 // The oracle: a copy of RAM taken in the pause equals the saved image byte for byte.
-#include "checkpoint/saver.h"
+#include "checkpoint/save/saver.h"
 
 #include <doctest/doctest.h>
 #include <signal.h>
@@ -9,8 +9,8 @@
 
 #include <cstring>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/verify.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/upkeep/verify.h"
 #include "guest_threads.h"
 #include "temp_directory.h"
 

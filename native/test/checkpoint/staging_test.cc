@@ -1,4 +1,4 @@
-#include "checkpoint/staging.h"
+#include "checkpoint/save/staging.h"
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 // Flipping any one byte of an image is found, and never turns into wrong data.
-#include "checkpoint/verify.h"
+#include "checkpoint/upkeep/verify.h"
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -7,8 +7,8 @@
 
 #include <cstring>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
 #include "guest_threads.h"
 #include "image_builder.h"
 #include "temp_directory.h"

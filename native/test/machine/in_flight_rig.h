@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/memory_image.h"
-#include "checkpoint/saver.h"
+#include "checkpoint/image/memory_image.h"
+#include "checkpoint/save/saver.h"
 #include "devices/memory_map.h"
 #include "machine/pending_reads.h"
 #include "machine/platform.h"

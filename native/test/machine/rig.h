@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "checkpoint/memory_image.h"
+#include "checkpoint/image/memory_image.h"
 #include "devices/memory_map.h"
 #include "machine/machine.h"
 #include "test/checkpoint/temp_directory.h"

@@ -20,6 +20,7 @@ import type {
   MemoryDiff,
   NativeMachineConfig,
   RestoreProgress,
+  RestoreImage,
   RestoreRequest,
   SaveProgress,
   SaveRequest,
@@ -34,7 +35,7 @@ interface RawMachine {
   loadFile(path: string, fileOffset: number, bytes: number, address: number): void;
   load(address: number, data: Uint8Array): void;
   boot(entry: number, deviceTree: number): void;
-  restore(request: string): Promise<void>;
+  restore(request: string, image: RestoreImage): Promise<void>;
   start(): void;
   pause(): Promise<void>;
   resume(): void;
@@ -65,6 +66,7 @@ interface Addon {
     onEvent: (type: MachineEvent['type'], payload: Buffer | string) => void,
   ) => RawMachine;
   openMemoryImage(directory: string): Promise<ByteSource>;
+  openRestoreImage(directory: string): Promise<RestoreImage>;
   openDisk(layers: string): Promise<ByteSource>;
   verifiedSegments(): VerifiedSegments;
   verifyMemoryImage(
@@ -196,8 +198,8 @@ export class NativeMachine {
   }
 
   /** Loads device state and arms the lazy restore, or loads all memory; start() then runs the guest. */
-  restore(request: RestoreRequest): Promise<void> {
-    return callAsync(() => this.#raw.restore(JSON.stringify(request)));
+  restore(request: RestoreRequest, image: RestoreImage): Promise<void> {
+    return callAsync(() => this.#raw.restore(JSON.stringify(request), image));
   }
 
   start(): void {
@@ -283,6 +285,11 @@ export class NativeMachine {
 /** RAM of a checkpoint directory: lazily read, decompressed and checked. */
 export async function openMemoryImage(directory: string): Promise<ByteSource> {
   return source(await callAsync(() => addon().openMemoryImage(directory)));
+}
+
+/** The memory of a checkpoint, for NativeMachine.restore(). */
+export function openRestoreImage(directory: string): Promise<RestoreImage> {
+  return callAsync(() => addon().openRestoreImage(directory));
 }
 
 /** A disk of a checkpoint, merged. */

@@ -10,7 +10,7 @@ const files: ManifestFile[] = [
   { path: `${id}.hot`, bytes: 6 },
   { path: 'device-state.json', bytes: 5, sha256: 'a'.repeat(64) },
   { path: 'disks/vda/00000001.redo', bytes: 4 },
-  { path: 'memory.map', bytes: 3, sha256: 'b'.repeat(64) },
+  { path: 'memory.map', bytes: 3, sha256: 'b'.repeat(64), tail: '00ff' },
 ];
 const base = draft({ id, name: 'one', vm: 'vm1' });
 

@@ -45,6 +45,18 @@ Napi::Value openMemoryImage(Info info) {
       wrapSource);
 }
 
+/** For Machine.restore(): opened ahead, while JavaScript does something else. */
+Napi::Value openRestoreImage(Info info) {
+  using Image = std::shared_ptr<const MemoryImage>;
+  return runAsync(
+      info.Env(),
+      [directory = textAt(info, 0)]() -> Image { return std::make_shared<MemoryImage>(directory); },
+      [](Napi::Env env, const Image& image) -> Napi::Value {
+        return Napi::External<Image>::New(env, new Image(image),
+                                          [](Napi::Env, Image* last) { delete last; });
+      });
+}
+
 Napi::Value openDisk(Info info) {
   return runAsync(
       info.Env(),
@@ -181,6 +193,7 @@ void defineFiles(Napi::Env env, Napi::Object exports) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
   define("openMemoryImage", openMemoryImage);
+  define("openRestoreImage", openRestoreImage);
   define("openDisk", openDisk);
   define("verifiedSegments", verifiedSegments);
   define("verifyMemoryImage", verifyMemoryImage);

@@ -111,8 +111,10 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
 
   Napi::Value restore(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      return async(info, [request = parseRestoreRequest(textAt(info, 0))](Machine& m) {
-        m.restore(request);
+      using Image = std::shared_ptr<const MemoryImage>;
+      return async(info, [request = parseRestoreRequest(textAt(info, 0)),
+                          image = *info[1].As<Napi::External<Image>>().Data()](Machine& m) {
+        m.restore(request, image);
       });
     });
   }

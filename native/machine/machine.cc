@@ -75,7 +75,7 @@ void Machine::boot(uint64_t entry, uint64_t deviceTree) {
   vcpus_->reset(entry, deviceTree);
 }
 
-void Machine::restore(const RestoreRequest& request) {
+void Machine::restore(const RestoreRequest& request, std::shared_ptr<const MemoryImage> image) {
   restoreBegunNs_ = nowNs();
   Json state;
   try {
@@ -89,7 +89,7 @@ void Machine::restore(const RestoreRequest& request) {
     throw Error(Code::damaged, std::string("device state: ") + error.what());
   }
   instructionsAtRestore_ = instructions();
-  image_ = std::make_unique<MemoryImage>(request.directory);
+  image_ = std::move(image);
   restorer_ = std::make_unique<Restorer>(
       memory_, *image_,
       RestoreOptions{.id = request.id,

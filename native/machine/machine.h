@@ -50,7 +50,7 @@ class Machine final : VcpuHost {
   void load(uint64_t address, std::span<const std::byte> bytes);
   void boot(uint64_t entry, uint64_t deviceTree);
   /** Device state first; then memory is armed for lazy loading, or loaded whole (C1). */
-  void restore(const RestoreRequest& request);
+  void restore(const RestoreRequest& request, std::shared_ptr<const MemoryImage> image);
 
   void start();
   /** Quiesces the machine; holds nest with those of save(). Throws Error(io) if a vCPU is stuck. */
@@ -138,7 +138,7 @@ class Machine final : VcpuHost {
   std::mutex inputMutex_;    // console input stays out while state is copied
 
   // Restore; set before start() and kept for its report.
-  std::unique_ptr<MemoryImage> image_;
+  std::shared_ptr<const MemoryImage> image_;
   std::unique_ptr<Restorer> restorer_;
   uint64_t restoreBegunNs_ = 0;
   uint64_t instructionsAtRestore_ = 0;

@@ -114,7 +114,6 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
 RestoreRequest parseRestoreRequest(const std::string& text) {
   return parse(text, "restore request", [](const Json& json) {
     return RestoreRequest{.id = json.at("id"),
-                          .directory = json.at("directory"),
                           .deviceState = json.at("deviceState"),
                           .lazy = json.at("lazy"),
                           .orderFile = json.value("orderFile", std::string()),

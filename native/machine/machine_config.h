@@ -89,7 +89,6 @@ struct CheckpointResult {
 
 struct RestoreRequest {
   std::string id;  // of the checkpoint: what memory is tracked against from then on
-  std::string directory;
   std::string deviceState;
   bool lazy = true;
   std::string orderFile;             // the learnt order (F3); empty: none

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError, toCkptError } from '../errors.js';
 import type { DiskLayers } from '../native.js';
-import { attempt, namesIn, readSmallFile, sha256File, syncPath, walkTree } from './files.js';
+import { attempt, namesIn, readSmallFile, readTail, syncPath, walkTree } from './files.js';
 import { deviceStateFile, type Manifest, readManifest } from './manifest.js';
 import { isName, newId, parseReference, temporaryPrefix, timeName } from './names.js';
 import type { Store } from './store.js';
@@ -61,9 +61,10 @@ export async function steadily<T>(
 }
 
 /**
- * Opens a checkpoint directory, fail-closed: the manifest, the presence and size of every file, and the
- * contents of the small ones are checked before anything is used. The contents of segments and redo logs
- * are checked block by block whenever they are read. NOT_FOUND, DAMAGED, UNSUPPORTED.
+ * Opens a checkpoint directory, fail-closed: the manifest, the presence and size of every file, the contents of
+ * the device states, and that memory.map ends with the checksum that it was published with, are checked before
+ * anything is used. The addon checks the contents of memory.map against that checksum whenever it opens one, and those
+ * of segments and redo logs block by block whenever they are read. NOT_FOUND, DAMAGED, UNSUPPORTED.
  */
 export function openCheckpoint(directory: string): Promise<Checkpoint> {
   return steadily(directory, () => readCheckpoint(directory));
@@ -71,26 +72,32 @@ export function openCheckpoint(directory: string): Promise<Checkpoint> {
 
 async function readCheckpoint(directory: string): Promise<Checkpoint> {
   const manifest = await readManifest(directory);
+  const tailed = manifest.files.filter(({ tail }) => tail !== undefined);
+  const where = (path: string): string => join(directory, path);
+  // At once, for a restore waits for it; but what is missing or too short is told as such.
+  const reads = Promise.all([
+    readSmallFile(where(deviceStateFile), maxDeviceStateBytes),
+    ...tailed.map(({ path }) => attempt(`cannot read ${path}`, () => readTail(where(path)))),
+  ]);
+  reads.catch(() => undefined);
   const tree = await walkTree(directory);
-  for (const file of manifest.files) {
-    const where = join(directory, file.path);
-    const bytes = tree.files.get(file.path);
-    if (bytes === undefined) throw damaged(where, 'it is missing');
-    if (bytes !== file.bytes) {
-      throw damaged(where, `it has ${bytes} bytes instead of ${file.bytes}`);
+  for (const { path, bytes } of manifest.files) {
+    const found = tree.files.get(path);
+    if (found === undefined) throw damaged(where(path), 'it is missing');
+    if (found !== bytes) {
+      throw damaged(where(path), `it has ${found} bytes instead of ${bytes}`);
     }
-    if (file.sha256 === undefined || file.path === deviceStateFile) continue;
-    const sum = await attempt(`cannot read ${where}`, () => sha256File(where));
-    if (sum !== file.sha256) throw damaged(where, 'its checksum differs');
   }
-  const where = join(directory, deviceStateFile);
+  const [state, ...tails] = await reads;
+  for (const [i, { path, tail }] of tailed.entries()) {
+    if (tails[i] !== tail) throw damaged(where(path), 'it is not the one that was published');
+  }
   // Hashed from the very bytes that are used.
-  const bytes = await readSmallFile(where, maxDeviceStateBytes);
-  const expected = manifest.files.find((file) => file.path === deviceStateFile)?.sha256;
-  if (createHash('sha256').update(bytes).digest('hex') !== expected) {
-    throw damaged(where, 'its checksum differs');
+  const expected = manifest.files.find(({ path }) => path === deviceStateFile)?.sha256;
+  if (createHash('sha256').update(state).digest('hex') !== expected) {
+    throw damaged(where(deviceStateFile), 'its checksum differs');
   }
-  return { directory, manifest, deviceState: bytes.toString('utf8') };
+  return { directory, manifest, deviceState: state.toString('utf8') };
 }
 
 /** A disk of a checkpoint as the addon opens it: read-only, the parent checked against what was recorded. */

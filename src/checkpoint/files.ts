@@ -12,6 +12,8 @@ import { CkptError, errnoOf, systemError } from '../errors.js';
 const maxTreeEntries = 100_000;
 /** Redo logs lie at disks/<id>/<n>.redo, so three levels; one more to see what does not belong. */
 const maxTreeDepth = 4;
+/** What memory.map ends with: its own checksum. */
+const tailBytes = 8;
 
 /** Runs `work`; a failed system call becomes a CkptError that starts with `what`. */
 export async function attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
@@ -93,6 +95,19 @@ export async function sha256File(path: string): Promise<string> {
     hash.update(piece as Buffer);
   }
   return hash.digest('hex');
+}
+
+/** The last 8 bytes of a file in hex, or all of a shorter one. */
+export async function readTail(path: string): Promise<string> {
+  const file = await open(path, 'r');
+  try {
+    const { size } = await file.stat();
+    const bytes = Buffer.alloc(Math.min(size, tailBytes));
+    await file.read(bytes, 0, bytes.length, size - bytes.length);
+    return bytes.toString('hex');
+  } finally {
+    await file.close();
+  }
 }
 
 /**

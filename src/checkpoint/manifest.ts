@@ -42,6 +42,11 @@ const fileSchema = z.strictObject({
     .string()
     .regex(/^[0-9a-f]{64}$/)
     .optional(),
+  /** Of memory.map: its last 8 bytes in hex, the checksum of all before them. */
+  tail: z
+    .string()
+    .regex(/^[0-9a-f]{0,16}$/)
+    .optional(),
 });
 
 const diskSchema = z.strictObject({
@@ -103,6 +108,8 @@ const schema = z
         `${needed} is not named`,
       );
     }
+    const map = manifest.files.find((file) => file.path === memoryMapFile);
+    demand(map?.tail !== undefined, `the tail of ${memoryMapFile} is not named`);
     const disks = new Set(manifest.disks.map((disk) => disk.id));
     demand(disks.size === manifest.disks.length, 'a disk is named twice');
     for (const redo of manifest.disks.flatMap((disk) => disk.redo)) {

@@ -21,6 +21,7 @@ import {
   linkOrCopy,
   namesIn,
   pathExists,
+  readTail,
   replacementPattern,
   sha256File,
   syncPath,
@@ -164,14 +165,27 @@ async function describe(
       path,
       bytes,
       ...(small ? { sha256: await sha256File(join(directory, path)) } : {}),
+      ...(path === memoryMapFile ? { tail: await readTail(join(directory, path)) } : {}),
     });
   }
   return { files, directories: tree.directories };
 }
 
+/** Removes what was learnt of checkpoints that are gone. Damaged ones cannot be told from these. */
+export async function cleanOrders(store: Store, vm: string): Promise<void> {
+  const directory = store.ordersDirectory(vm);
+  const orders = await namesIn(directory);
+  if (orders.length === 0) return;
+  const entries = await listCheckpoints(store, vm);
+  const kept = new Set(entries.map(({ manifest }) => `${manifest?.id}.order`));
+  for (const name of orders.filter((order) => !kept.has(order))) {
+    const path = join(directory, name);
+    await attempt(`cannot remove ${path}`, () => rm(path, { force: true }));
+  }
+}
+
 /**
- * Removes what saves, removals and replaced files that were cut short left behind, and what was learnt of
- * checkpoints that are gone. Only for the holder of
+ * Removes what saves, removals and replaced files that were cut short left behind. Only for the holder of
  * the VM's lock that has no save under way: then none of it is alive. Resolves with how many there were.
  */
 export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
@@ -185,14 +199,6 @@ export async function cleanUnpublished(store: Store, vm: string): Promise<number
       .filter((name) => replacementPattern.test(name))
       .map((name) => join(home, name)),
   ];
-  const orders = await namesIn(store.ordersDirectory(vm));
-  if (orders.length > 0) {
-    const entries = await listCheckpoints(store, vm);
-    const kept = new Set(entries.map(({ manifest }) => `${manifest?.id}.order`));
-    // What a damaged checkpoint has had cannot be told any more.
-    const gone = orders.filter((name) => !kept.has(name));
-    leftovers.push(...gone.map((name) => join(store.ordersDirectory(vm), name)));
-  }
   for (const path of leftovers) {
     debug('removing leftover %s', path);
     await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));

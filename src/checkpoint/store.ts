@@ -18,7 +18,7 @@
  * exchange one for another of the same contents.
  * A Store value is only paths and may be shared freely.
  */
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, errnoOf, systemError } from '../errors.js';
@@ -156,7 +156,9 @@ export class Store {
 
   /** Stores a VM's configuration, atomically. The caller holds the VM's lock. */
   async writeConfig(vm: string, config: object): Promise<void> {
-    await replaceFile(this.configFile(vm), `${JSON.stringify(config, null, 2)}\n`);
+    const [path, text] = [this.configFile(vm), `${JSON.stringify(config, null, 2)}\n`];
+    const known = await readFile(path, 'utf8').catch(() => undefined);
+    if (known !== text) await replaceFile(path, text);
   }
 
   /** A VM's configuration, to be validated by the caller. DAMAGED when it is not JSON. */

@@ -133,8 +133,6 @@ export interface SaveResult {
 export interface RestoreRequest {
   /** Of the checkpoint: what memory is tracked against from then on. */
   id: string;
-  /** Checkpoint directory that holds memory.map and its segments. */
-  directory: string;
   deviceState: string;
   lazy: boolean;
   /**
@@ -144,6 +142,11 @@ export interface RestoreRequest {
   orderFile?: string;
   /** Of what background threads load (requirement C8); unlimited when absent. */
   limitBytesPerSecond?: number;
+}
+
+/** The memory of a checkpoint, opened for a restore; opaque. */
+export interface RestoreImage {
+  readonly opaque: unique symbol;
 }
 
 export interface RestoreProgress {

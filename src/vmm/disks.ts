@@ -82,6 +82,7 @@ export async function restoreDisks(
   const vmDirectory = store.vmDirectory(config.name);
   await settleReplacement(vmDirectory);
   const { current, fresh, old } = places(vmDirectory);
+  if (config.disks.length === 0 && !(await pathExists(current))) return [];
   const disks: NativeDiskConfig[] = [];
   for (const disk of config.disks) {
     const layers = diskLayers(checkpoint, disk.id);

@@ -1,5 +1,6 @@
 /**
- * Compaction of a VM's checkpoints by its own process, in the background (compact.ts does the work).
+ * What a VM's process does for its checkpoints in the background: it compacts them (compact.ts does the work),
+ * and removes what was learnt of those that are gone.
  *
  * Room can come back only when a checkpoint has been removed, by whomever. So after each checkpoint and each
  * removal of its own this looks whether one of those it has seen before is gone, which costs one listing, and
@@ -9,6 +10,7 @@
 import createDebug from 'debug';
 import { listCheckpointNames } from '../checkpoint/checkpoints.js';
 import { compactVm } from '../checkpoint/compact.js';
+import { cleanOrders } from '../checkpoint/publish.js';
 import type { Store } from '../checkpoint/store.js';
 import { toCkptError } from '../errors.js';
 
@@ -56,6 +58,7 @@ export class Upkeep {
     const before = this.#seen;
     this.#seen = names;
     if (before && [...before].every((name) => names.has(name))) return;
+    await cleanOrders(this.#store, this.#vm);
     await compactVm(this.#store, this.#vm, { signal: this.#end.signal });
   }
 }

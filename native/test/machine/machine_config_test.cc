@@ -23,7 +23,7 @@ const Json kSave = Json::parse(R"({
   "base": {"id": "0e", "directory": "/b"}, "limitBytesPerSecond": 1000000, "oracle": true,
   "redo": [{"disk": "vda", "path": "/r2"}]})");
 const Json kRestore = Json::parse(R"({
-  "id": "1f", "directory": "/d", "deviceState": "{}", "lazy": false, "orderFile": "/o",
+  "id": "1f", "deviceState": "{}", "lazy": false, "orderFile": "/o",
   "limitBytesPerSecond": 2000000})");
 
 /** Every way to leave out, or to give as another type, one member at any depth is refused. */
@@ -105,7 +105,6 @@ TEST_CASE("requests are read from JSON") {
   CHECK(save.redo[0].path == "/r2");
   const RestoreRequest restore = parseRestoreRequest(kRestore.dump());
   CHECK(restore.id == "1f");
-  CHECK(restore.directory == "/d");
   CHECK(restore.deviceState == "{}");
   CHECK_FALSE(restore.lazy);
   CHECK(restore.orderFile == "/o");

@@ -149,11 +149,9 @@ class Rig {
     return save(incremental);
   }
   void restore(const std::string& directory, const CheckpointResult& result, bool lazy) {
-    machine->restore({.id = directory,
-                      .directory = directory,
-                      .deviceState = result.deviceState,
-                      .lazy = lazy,
-                      .orderFile = {}});
+    machine->restore(
+        {.id = directory, .deviceState = result.deviceState, .lazy = lazy, .orderFile = {}},
+        std::make_shared<MemoryImage>(directory));
   }
 
   std::shared_ptr<Machine> machine;

@@ -15,8 +15,13 @@ using namespace format;
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// Of a worker: the guest's vCPUs come first on a busy host.
-constexpr int kNice = 5;
+// Of a worker: the guest's vCPUs come first on a busy host. Who waits for a worker leaves it the
+// CPU.
+constexpr int kNice = 15;
+// Staging memory, at first and at most. More of it makes a save slower: all of it is cleared by the
+// kernel first, and on a virtual host allocated by the host too, which costs more than to write it.
+constexpr uint64_t kFirstStaging = 32 * kMiB;
+constexpr uint64_t kMostStaging = 128 * kMiB;
 // Beyond one buffer per slot: so many full ones may wait for a worker before a fault has to.
 constexpr size_t kSpareBuffers = 4;
 // Arming ahead is done in slices, between which faults get on.
@@ -25,7 +30,7 @@ constexpr uint64_t kArmAheadBlocks = 4096;
 uint64_t stagingBytes(const GuestMemory& memory, const SaveOptions& options) {
   const uint64_t bytes = options.stagingBytes != 0
                              ? options.stagingBytes
-                             : std::clamp(memory.bytes() / 8, 8 * kMiB, 128 * kMiB);
+                             : std::clamp(memory.bytes() / 8, 8 * kMiB, kFirstStaging);
   return std::min(bytes, memory.bytes());
 }
 
@@ -71,7 +76,7 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
       base_(mapOf(memory, options)),
       output_(memory, options.directory),
       pool_(memory.geometry(), options.vcpus + 1 + options.workers + kSpareBuffers,
-            stagingBytes(memory, options), std::min(memory.bytes() / 4, 512 * kMiB)),
+            stagingBytes(memory, options), std::min(memory.bytes() / 4, kMostStaging)),
       walk_(memory, output_.rows().traced(), options.accessed, options.suspend),
       pace_(options.limitBytesPerSecond, options.guestIoBusy),
       image_(memory, output_, options.base, options.late, [this] { flushAll(); }),

@@ -41,8 +41,8 @@ struct SaveOptions {
   format::Codec codec = format::Codec::lz4;  // lz4, zstd or raw
   unsigned vcpus = 1;    // threads with indexes below this have a staging buffer of their own
   unsigned workers = 2;  // at least 1
-  /** Staging memory that exists before the pause; it grows to a quarter of RAM, at most 512 MiB.
-   *  0: an eighth of RAM, between 8 and 128 MiB. */
+  /** Staging memory that exists before the pause; it grows to a quarter of RAM, at most 128 MiB.
+   *  0: an eighth of RAM, between 8 and 32 MiB. */
   uint64_t stagingBytes = 0;
   /** What blocks the guest used of late, as GuestMemory::harvestAccessed() tells it; may be empty.
    */

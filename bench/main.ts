@@ -1,5 +1,5 @@
 /**
- * Benchmarks: `main.js [cpu] [checkpoint] [restore] [--quick] [--json | --markdown]`, all by default. Each runs
+ * Benchmarks: `main.js [cpu] [checkpoint] [restore] [--only TEXT] [--quick] [--json | --markdown]`, all by default. Each runs
  * in a process of its own, so that none disturbs the next, with a temporary directory of its own that is removed
  * on every path. `--quick` shows that they work, with figures that mean nothing. Ends with 1 when a target is
  * not met.
@@ -21,6 +21,8 @@ const flags = ['--json', '--markdown', '--quick', '--child'];
 
 const isName = (text: string): text is Name => Object.hasOwn(benches, text);
 const args = process.argv.slice(2);
+const onlyAt = args.indexOf('--only');
+const only = onlyAt < 0 ? [] : args.splice(onlyAt, 2);
 const [json, quick] = [args.includes('--json'), args.includes('--quick')];
 const unknown = args.find((arg) => !flags.includes(arg) && !isName(arg));
 if (unknown !== undefined) {
@@ -36,7 +38,7 @@ async function run(name: Name): Promise<Row[]> {
   const scratch = await mkdtemp(join(tmpdir(), 'ckptfs-bench-'));
   const child = spawnTied(
     process.execPath,
-    [fileURLToPath(import.meta.url), '--child', name, ...(quick ? ['--quick'] : [])],
+    [fileURLToPath(import.meta.url), '--child', name, ...(quick ? ['--quick'] : []), ...only],
     ['ignore', 'pipe', 'inherit'],
     { ...process.env, TMPDIR: scratch },
   );

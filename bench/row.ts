@@ -81,14 +81,20 @@ export function missing(bench: string, name: string, why: unknown): Row {
   return { bench, case: name, unit: '', ok: false, note };
 }
 
-/** The rows of one part of a bench; a failure in it is one row, and the other parts go on. */
+/** Of `--only TEXT`: just the parts with this in their name are measured. */
+const only = process.argv[process.argv.indexOf('--only') + 1] ?? '';
+const isWanted = (name: string): boolean => !process.argv.includes('--only') || name.includes(only);
+
+/**
+ * The rows of one part of a bench, which are told as they come; a failure in it is one row, and the other parts
+ * go on.
+ */
 export async function rowsOf(bench: string, part: string, work: () => Promise<Row[]>) {
+  if (!isWanted(`${bench}: ${part}`)) return [];
   process.stderr.write(`bench: ${bench}: ${part} ...\n`);
-  try {
-    return await work();
-  } catch (error) {
-    return [missing(bench, part, error)];
-  }
+  const rows = await work().catch((error: unknown) => [missing(bench, part, error)]);
+  for (const cells of cellsOf(rows)) process.stderr.write(`  ${cells.slice(1).join('  ')}\n`);
+  return rows;
 }
 
 export function median(values: readonly number[]): number {

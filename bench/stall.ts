@@ -8,6 +8,10 @@
  * one page, and a checkpoint of the guest at rest, which knows nothing of the order in which memory will be
  * needed. Its guest begins its work with a line on the console, a few ms after start().
  */
+import { execFile } from 'node:child_process';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { CheckpointEntry } from '../src/checkpoint/checkpoints.js';
 import type { Store } from '../src/checkpoint/store.js';
 import type { Geometry } from '../src/native.js';
@@ -22,6 +26,10 @@ const workload: Workload = { memoryBytes: gib, filledMib: 800 };
 const pageByPage: Geometry = { pageBytes: 4096, pagesPerBlock: 1, blocksPerIoBlock: 1 };
 const pollMs = 5;
 const longestStallMs = 60_000;
+const run = promisify(execFile);
+
+/** Where the files of the checkpoint are when it is restored. */
+type Source = 'page cache' | 'disk';
 
 interface Saved {
   entry: CheckpointEntry;
@@ -45,6 +53,13 @@ async function save(store: Store, name: string, geometry?: Geometry): Promise<Sa
   }
 }
 
+/** Takes the files of a checkpoint out of the page cache, as if the host had just been started. */
+async function evict(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) {
+    await run('dd', [`if=${join(directory, name)}`, 'iflag=nocache', 'count=0', 'status=none']);
+  }
+}
+
 interface Stall {
   ms: number;
   back: boolean;
@@ -56,9 +71,11 @@ async function stalls(
   saved: Saved,
   lazy: boolean,
   repetitions: number,
+  from: Source,
 ): Promise<Stall[]> {
   const found: Stall[] = [];
   for (let i = 0; i < repetitions; i++) {
+    if (from === 'disk') await evict(saved.entry.directory);
     const preparing = performance.now();
     const ckptfs = await Ckptfs.restore(store, saved.entry, lazy);
     const preparedMs = performance.now() - preparing;
@@ -95,19 +112,19 @@ function progressSince(guest: MemoryGuest): { steps(): number } {
 const workName = 'stall';
 const restName = 'stall-by-page';
 
-export async function stall(store: Store, repetitions: number): Promise<Row[]> {
-  return rowsOf(bench, 'stall of the guest', async () => {
+async function stallFrom(store: Store, from: Source, repetitions: number): Promise<Row[]> {
+  return rowsOf(bench, `stall of the guest, from the ${from}`, async () => {
     const atWork = await save(store, workName);
     const atRest = await save(store, restName, pageByPage);
-    const byPage = await stalls(store, atRest, true, repetitions);
-    const lazy = await stalls(store, atWork, true, repetitions);
-    const eager = await stalls(store, atWork, false, repetitions);
+    const byPage = await stalls(store, atRest, true, repetitions, from);
+    const lazy = await stalls(store, atWork, true, repetitions, from);
+    const eager = await stalls(store, atWork, false, repetitions, from);
     await store.removeVm(workName);
     await store.removeVm(restName);
     const middle = (of: readonly Stall[]) => median(of.map(({ ms }) => ms));
     const peer = { name: 'page by page in address order', value: middle(byPage) };
     const rowOf = (what: string, of: readonly Stall[], target: Target): Row[] => {
-      const name = `1 GiB, working set of 256 MiB: stall, ${what}`;
+      const name = `1 GiB, working set of 256 MiB, from the ${from}: stall, ${what}`;
       const notBack = of.filter(({ back }) => !back).length;
       const all = [
         ...(notBack > 0
@@ -125,4 +142,11 @@ export async function stall(store: Store, repetitions: number): Promise<Row[]> {
       ...rowOf('eager restore', eager, {}),
     ];
   });
+}
+
+export async function stall(store: Store, repetitions: number): Promise<Row[]> {
+  return [
+    ...(await stallFrom(store, 'disk', repetitions)),
+    ...(await stallFrom(store, 'page cache', repetitions)),
+  ];
 }

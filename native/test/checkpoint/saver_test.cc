@@ -203,6 +203,27 @@ TEST_CASE("saver: vCPUs get on with little staging memory, under a limit, beside
   CHECK(readAll(MemoryImage(directory.path())) == oracle);
 }
 
+TEST_CASE("saver: what nobody writes is saved no faster than the limit, nor beside busy disks") {
+  // Only the least time that it may take is looked at, which no host makes shorter.
+  const auto secondsOf = [](uint64_t limit, bool ioBusy) {
+    const TempDirectory directory;
+    GuestMemory memory(8 << 20, kGeometry);
+    for (uint64_t at = 0; at < memory.bytes(); at += 512) storeWord(memory.hostView(), at, at + 1);
+    SaveOptions options{.directory = directory.path(), .codec = format::Codec::raw};
+    options.limitBytesPerSecond = limit;
+    options.guestIoBusy = [ioBusy] { return ioBusy; };
+    Saver saver(memory, options);
+    saver.arm();
+    const auto begun = std::chrono::steady_clock::now();
+    saver.start();
+    CHECK(saver.wait().background == memory.blockCount());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  };
+  CHECK(secondsOf(16 << 20, false) > 0.3);  // 8 MiB take 0.5 s, less what may come in a burst
+  // A buffer of 256 KiB every 2 ms at most; there are 32 of them, two at once.
+  CHECK(secondsOf(0, true) > 30 * 0.002);
+}
+
 TEST_CASE("saver: cancelled at several moments") {
   GuestMemory memory(16 << 20, kGeometry);
   fillMemory(memory, 2);

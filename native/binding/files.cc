@@ -47,13 +47,14 @@ Napi::Value openMemoryImage(Info info) {
 
 /** For Machine.restore(): opened ahead, while JavaScript does something else. */
 Napi::Value openRestoreImage(Info info) {
-  using Image = std::shared_ptr<const MemoryImage>;
   return runAsync(
       info.Env(),
-      [directory = textAt(info, 0)]() -> Image { return std::make_shared<MemoryImage>(directory); },
-      [](Napi::Env env, const Image& image) -> Napi::Value {
-        return Napi::External<Image>::New(env, new Image(image),
-                                          [](Napi::Env, Image* last) { delete last; });
+      [directory = textAt(info, 0)]() -> RestoreImage {
+        return std::make_shared<MemoryImage>(directory);
+      },
+      [](Napi::Env env, const RestoreImage& image) -> Napi::Value {
+        return Napi::External<RestoreImage>::New(
+            env, new RestoreImage(image), [](Napi::Env, RestoreImage* last) { delete last; });
       });
 }
 

@@ -3,7 +3,16 @@
 
 #include <napi.h>
 
+#include <memory>
+
+namespace ckptfs {
+class MemoryImage;
+}
+
 namespace ckptfs::binding {
+
+/** What openRestoreImage() gives JavaScript in an External, and Machine.restore() takes from it. */
+using RestoreImage = std::shared_ptr<const MemoryImage>;
 
 void defineFiles(Napi::Env env, Napi::Object exports);
 

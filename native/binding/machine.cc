@@ -7,6 +7,7 @@
 #include "binding/arguments.h"
 #include "binding/async.h"
 #include "binding/events.h"
+#include "binding/files.h"
 #include "binding/instance.h"
 #include "binding/source.h"
 #include "machine/machine.h"
@@ -111,9 +112,8 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
 
   Napi::Value restore(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      using Image = std::shared_ptr<const MemoryImage>;
       return async(info, [request = parseRestoreRequest(textAt(info, 0)),
-                          image = *info[1].As<Napi::External<Image>>().Data()](Machine& m) {
+                          image = *info[1].As<Napi::External<RestoreImage>>().Data()](Machine& m) {
         m.restore(request, image);
       });
     });

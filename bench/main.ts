@@ -1,5 +1,5 @@
 /**
- * Benchmarks: `main.js [cpu] [checkpoint] [restore] [--only TEXT] [--quick] [--json | --markdown]`, all by default. Each runs
+ * Benchmarks: `main.js [cpu] [disk] [checkpoint] [restore] [mount] [transfer] [--only TEXT] [--quick] [--json | --markdown]`, all by default. Each runs
  * in a process of its own, so that none disturbs the next, with a temporary directory of its own that is removed
  * on every path. `--quick` shows that they work, with figures that mean nothing. Ends with 1 when a target is
  * not met.
@@ -13,8 +13,11 @@ import { ended, spawnTied } from './tied.js';
 
 const benches = {
   cpu: async () => (await import('./cpu.js')).cpu(),
+  disk: async (quick: boolean) => (await import('./disk.js')).disk(quick),
   checkpoint: async (quick: boolean) => (await import('./checkpoint.js')).checkpoint(quick),
   restore: async (quick: boolean) => (await import('./restore.js')).restore(quick),
+  mount: async (quick: boolean) => (await import('./mount.js')).mount(quick),
+  transfer: async (quick: boolean) => (await import('./transfer.js')).transfer(quick),
 };
 type Name = keyof typeof benches;
 const flags = ['--json', '--markdown', '--quick', '--child'];

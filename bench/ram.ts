@@ -1,7 +1,7 @@
 /**
  * Guest RAM as the host has it, and the guest's progress in it.
  *
- * The host reads the guest's own counter with pread(): through the memfd that RAM is in for ckptfs, and through
+ * The host reads the guest's own counter with pread(): through the memory file that RAM is in for ckptfs, and through
  * /proc/PID/mem for QEMU, whose RAM is private memory unless it is told otherwise. That costs the guest nothing,
  * waits for no lock of either system, and tells when a guest stands still to the millisecond; lines on the
  * console would measure the UART and its locks as well. A block that a lazy restore has not loaded yet reads as
@@ -25,13 +25,13 @@ export class GuestRam {
     this.#file = openSync(path, 'r');
   }
 
-  /** The one memfd of `bytes` bytes that this process has open. */
+  /** The one nameless file in memory of `bytes` bytes that this process has open. */
   static own(bytes: number): GuestRam {
     const found = new Map<number, string>();
     for (const name of readdirSync('/proc/self/fd')) {
       const path = `/proc/${process.pid}/fd/${name}`;
       try {
-        if (!readlinkSync(path).startsWith('/memfd:')) continue;
+        if (!/^\/(memfd:.*|#\d+) \(deleted\)$/.test(readlinkSync(path))) continue;
         const { size, ino } = fstatSync(Number(name));
         if (size === bytes) found.set(ino, path);
       } catch {

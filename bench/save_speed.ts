@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Store } from '../src/checkpoint/store.js';
 import { Ckptfs } from './ckptfs.js';
+import { rest } from './device.js';
 import { fullGuest, gib, mib } from './guest.js';
 import { median, row, type Row, rowsOf } from './row.js';
 
@@ -19,6 +20,7 @@ const run = promisify(execFile);
 /** Seconds that cp and fsync take. Holes of RAM stay holes, as in a checkpoint. */
 async function copySeconds(ram: string, file: string): Promise<number> {
   await rm(file, { force: true });
+  await rest();
   const began = performance.now();
   await run('cp', ['--sparse=auto', ram, file]);
   await run('sync', [file]);
@@ -40,6 +42,7 @@ export async function saveSpeed(store: Store, bytes: number, repetitions: number
       for (let i = 0; i < repetitions; i++) {
         copies.push(await copySeconds(guest.ram.path, join(store.root, 'copy')));
         for (const codec of ['none', 'lz4'] as const) {
+          await rest();
           const { totalMs = 0, entry } = await ckptfs.save({ codec, full: true });
           seconds[codec].push(totalMs / 1000);
           await ckptfs.remove(entry);
@@ -69,7 +72,9 @@ export async function saveSpeed(store: Store, bytes: number, repetitions: number
 
       const [incrementalBytes, incrementalS, fullBytes, fullS]: number[][] = [[], [], [], []];
       for (let i = 0; i < repetitions; i++) {
+        await rest();
         const full = await ckptfs.save({ codec: 'lz4', full: true });
+        await rest();
         await guest.touch(bytes / blockBytes / 100);
         const second = await ckptfs.save({ codec: 'lz4' });
         fullBytes?.push(full.storedBytes ?? 0);

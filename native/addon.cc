@@ -1,7 +1,12 @@
-// Registration of the addon, and the clean-up when its JavaScript environment ends.
+// Registration of the addon, and the clean-up when its JavaScript environment ends. CKPTFS_FUSE3:
+// libfuse 3 was there when it was built (binding.gyp).
 #include <napi.h>
 
+#include "binding/checksum.h"
 #include "binding/files.h"
+#ifdef CKPTFS_FUSE3
+#include "binding/fuse_session.h"
+#endif
 #include "binding/instance.h"
 #include "binding/machine.h"
 #include "binding/source.h"
@@ -10,8 +15,12 @@
 namespace ckptfs::binding {
 namespace {
 
-/** Ends what JavaScript did not close: no vCPU may run while the process is being torn down. */
+/** Ends what JavaScript did not close: no vCPU may run, and no mount be served, while the process
+ * is being torn down. */
 void cleanUp(Instance* instance) {
+#ifdef CKPTFS_FUSE3
+  endFuseSessions(*instance);  // before the machines that mounts show
+#endif
   for (const auto& machine : instance->machines) machine->close();
   instance->machines.clear();
 }
@@ -23,6 +32,10 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   Source::define(env, exports);
   defineMachine(env, exports);
   defineFiles(env, exports);
+  defineChecksum(env, exports);
+#ifdef CKPTFS_FUSE3
+  defineFuseSession(env, exports);
+#endif
   return exports;
 }
 

@@ -14,6 +14,7 @@ export {
   openCheckpoint,
   removeCheckpoint,
 } from './checkpoint/checkpoints.js';
+export { flattenDisk } from './checkpoint/disk_copy.js';
 export { type CheckpointDiff, diffCheckpoints } from './checkpoint/diff.js';
 export { exportFile } from './checkpoint/export.js';
 export type { Manifest } from './checkpoint/manifest.js';
@@ -33,14 +34,58 @@ export type {
   GuestExit,
   TraceName,
 } from './native.js';
+export type { ProtectEvent } from './protect/events.js';
+export { protect, type ProtectHooks, type ProtectOptions } from './protect/protect.js';
+export {
+  backupVm,
+  type BackupOptions,
+  type BackupSummary,
+  type DiskMode,
+} from './transfer/backup.js';
+export {
+  type ClonedTo,
+  cloneTo,
+  type CloneToHooks,
+  type CloneToOptions,
+} from './transfer/clone_to.js';
+export { openTarget } from './transfer/open.js';
+export { type Proof, type ProofOptions, prove } from './transfer/prove.js';
+export { bring } from './transfer/recover.js';
+export { serve } from './transfer/serve.js';
+export type { Sent, Target, TargetInfo, TransferHooks } from './transfer/target.js';
 export type {
   CheckpointEvent,
+  CheckpointGroup,
   CheckpointRequest,
   CheckpointSummary,
+  CommitOptions,
+  CommitSummary,
+  CompactDiskOptions,
+  CompactDiskSummary,
   DiskConfig,
   ScheduleConfig,
   VmConfig,
   VmStatus,
 } from './types.js';
+export { protectionStatus, type ProtectionStatus } from './vmm/protection.js';
 export { VmClient } from './vmm/client.js';
+export { type Cloned, type CloneOptions, cloneVm } from './vmm/clone.js';
+export { commitDisk, discardDisk } from './vmm/disk_commit.js';
+export { compactDisk } from './vmm/disk_compact.js';
+export { type DiskPlace, withDisk, withStoppedDisk } from './vmm/disk_place.js';
+export {
+  precopy,
+  type Precopied,
+  type PrecopyHooks,
+  type PrecopyPolicy,
+  type PrecopyRound,
+  type PrecopySource,
+  type PrecopyTarget,
+} from './vmm/precopy.js';
+export {
+  checkpointTogether,
+  type GroupHooks,
+  type GroupRequest,
+  type GroupSummary,
+} from './vmm/together.js';
 export { Vm } from './vmm/vm.js';

@@ -7,133 +7,42 @@
  */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { CkptError, isErrorCode } from './errors.js';
+import { CkptError } from './errors.js';
 import type {
   ByteSource,
+  CommitRequest,
+  CommittedParent,
   Compaction,
   Damage,
   DiskLayers,
+  DiskMap,
   FileIdentity,
   GuestExit,
+  LogRun,
+  LogSurvey,
   MachineEvent,
   MachineStatus,
   MemoryDiff,
   NativeMachineConfig,
   RestoreProgress,
+  RedoRepair,
   RestoreImage,
   RestoreRequest,
   SaveProgress,
   SaveRequest,
   SaveResult,
+  SaveStep,
   TaskHooks,
   VerifiedSegments,
+  WritableSource,
 } from './native/values.js';
+import { call, callAsync, runTask } from './native/calls.js';
+import type { RawFuseSessionClass } from './native/fuse.js';
+import type { Addon, Checksum, FileLock, RawMachine, RawSource } from './native/raw.js';
 
+export * from './native/fuse.js';
+export type { Checksum, FileLock } from './native/raw.js';
 export * from './native/values.js';
-
-interface RawMachine {
-  loadFile(path: string, fileOffset: number, bytes: number, address: number): void;
-  load(address: number, data: Uint8Array): void;
-  boot(entry: number, deviceTree: number): void;
-  restore(request: string, image: RestoreImage): Promise<void>;
-  start(): void;
-  pause(): Promise<void>;
-  resume(): void;
-  save(request: string, onResumed: (pauseUs: number) => void): Promise<string>;
-  cancelSave(): void;
-  retryRestore(): void;
-  saveProgress(): string;
-  restoreProgress(): string;
-  consoleInput(data: Uint8Array): void;
-  status(): string;
-  memory(): ByteSource;
-  savingMemory(): ByteSource;
-  disk(id: string): ByteSource;
-  oracle(): Buffer;
-  close(): Promise<void>;
-}
-
-/** Work under way in the addon. */
-interface RawTask {
-  result: Promise<string>;
-  cancel(): void;
-}
-type RawProgress = (doneBytes: number, totalBytes: number) => void;
-
-interface Addon {
-  Machine: new (
-    config: string,
-    onEvent: (type: MachineEvent['type'], payload: Buffer | string) => void,
-  ) => RawMachine;
-  openMemoryImage(directory: string): Promise<ByteSource>;
-  openRestoreImage(directory: string): Promise<RestoreImage>;
-  openDisk(layers: string): Promise<ByteSource>;
-  verifiedSegments(): VerifiedSegments;
-  verifyMemoryImage(
-    directory: string,
-    verified: VerifiedSegments,
-    onProgress: RawProgress,
-  ): RawTask;
-  diffMemoryImages(before: string, after: string, onProgress: RawProgress): RawTask;
-  planCompaction(directories: string): Promise<string>;
-  compactCheckpoints(targets: string, onProgress: RawProgress): RawTask;
-  exchangeDirectories(one: string, other: string): Promise<void>;
-  verifyRedoLog(path: string, bytes: number): Promise<string>;
-  createRedoLog(layers: string, path: string): Promise<void>;
-  fileIdentity(path: string): string;
-  lockFile(path: string): FileLock | undefined;
-}
-
-/** An advisory lock; released by unlock() or with the process. */
-export interface FileLock {
-  unlock(): void;
-}
-
-/** The addon's failure as a CkptError; anything else passes through. */
-function wrapped(error: unknown): unknown {
-  if (error instanceof Error && 'code' in error && isErrorCode(error.code)) {
-    return new CkptError(error.code, error.message, {}, { cause: error });
-  }
-  return error;
-}
-
-function call<T>(body: () => T): T {
-  try {
-    return body();
-  } catch (error) {
-    throw wrapped(error);
-  }
-}
-
-async function callAsync<T>(body: () => Promise<T>): Promise<T> {
-  try {
-    return await body();
-  } catch (error) {
-    throw wrapped(error);
-  }
-}
-
-/** Runs work of the addon to its end, which its hooks may bring about early. */
-async function runTask<T>(
-  hooks: TaskHooks,
-  start: (onProgress: RawProgress) => RawTask,
-): Promise<T> {
-  if (hooks.signal?.aborted) throw new CkptError('CANCELLED', 'cancelled');
-  let running = true;
-  const task = call(() =>
-    start((done, total) => {
-      if (running) hooks.onProgress?.(done, total);
-    }),
-  );
-  const cancel = (): void => task.cancel();
-  hooks.signal?.addEventListener('abort', cancel);
-  try {
-    return JSON.parse(await callAsync(() => task.result)) as T;
-  } finally {
-    running = false;
-    hooks.signal?.removeEventListener('abort', cancel);
-  }
-}
 
 let loaded: Addon | undefined;
 
@@ -156,12 +65,18 @@ function addon(): Addon {
   return loaded;
 }
 
+/** Memory to read or write in bulk, not initialised: a Buffer of Node's own is several times slower (base/page_buffer.h). */
+export function pageBuffer(bytes: number): Buffer {
+  return call(() => addon().pageBuffer(bytes));
+}
+
 /** A source whose failures are CkptErrors. */
-function source(raw: ByteSource): ByteSource {
+function source(raw: RawSource): ByteSource {
   return {
     bytes: raw.bytes,
     read: (into, position) => callAsync(() => raw.read(into, position)),
     close: () => raw.close(),
+    native: raw,
   };
 }
 
@@ -218,15 +133,54 @@ export class NativeMachine {
   /**
    * A checkpoint (A1 to A3, B9). Resolves when memory.map is complete and everything is durable;
    * `onResumed` is called when the work of the pause is done: the guest runs again, unless it is suspended.
+   * With `holdLimitMs` it waits at each step, after it was told, for proceedSave().
    */
-  async save(request: SaveRequest, onResumed: (pauseUs: number) => void): Promise<SaveResult> {
-    const text = await callAsync(() => this.#raw.save(JSON.stringify(request), onResumed));
+  async save(
+    request: SaveRequest,
+    onResumed: (pauseUs: number) => void,
+    onStep: (step: SaveStep) => void = () => {},
+  ): Promise<SaveResult> {
+    const onEvent = (text: string): void => {
+      const event = JSON.parse(text) as { pauseUs: number } | { step: SaveStep };
+      if ('step' in event) onStep(event.step);
+      else onResumed(event.pauseUs);
+    };
+    const text = await callAsync(() => this.#raw.save(JSON.stringify(request), onEvent));
     return JSON.parse(text) as SaveResult;
+  }
+
+  /** Lets a save that waits at `step` go on. USAGE when none does. */
+  proceedSave(step: SaveStep): void {
+    call(() => this.#raw.proceedSave(step));
   }
 
   /** Makes a save under way reject with CANCELLED; its traces are lifted. */
   cancelSave(): void {
     this.#raw.cancelSave();
+  }
+
+  /** From now on a disk's writes go to a new log at `path`; those below it are sealed. BUSY during a save. */
+  freezeDisk(id: string, path: string): Promise<void> {
+    return callAsync(() => this.#raw.freezeDisk(id, path));
+  }
+
+  /** Commits sealed logs of a disk while the guest goes on. BUSY while others use its parent. */
+  commitDisk(id: string, request: CommitRequest, hooks: TaskHooks = {}): Promise<CommittedParent> {
+    return runTask(hooks, (onProgress) =>
+      this.#raw.commitDisk(id, JSON.stringify(request), onProgress),
+    );
+  }
+
+  /** What is in the redo logs of a disk now, oldest first. */
+  async surveyDisk(id: string): Promise<LogSurvey[]> {
+    return JSON.parse(await callAsync(() => this.#raw.surveyDisk(id))) as LogSurvey[];
+  }
+
+  /** Replaces runs of sealed logs of a disk by one log each, while the guest goes on; the logs from then on. */
+  compactDisk(id: string, runs: LogRun[], hooks: TaskHooks = {}): Promise<LogSurvey[]> {
+    return runTask(hooks, (onProgress) =>
+      this.#raw.compactDisk(id, JSON.stringify(runs), onProgress),
+    );
   }
 
   /** Lets vCPUs that wait for a block that could not be read try again, and the guest run. */
@@ -282,9 +236,19 @@ export class NativeMachine {
   }
 }
 
-/** RAM of a checkpoint directory: lazily read, decompressed and checked. */
-export async function openMemoryImage(directory: string): Promise<ByteSource> {
-  return source(await callAsync(() => addon().openMemoryImage(directory)));
+/** RAM of a checkpoint directory: lazily read, decompressed and checked; behind the bytes of `front`. */
+export async function openMemoryImage(directory: string, front?: Uint8Array): Promise<ByteSource> {
+  return source(await callAsync(() => addon().openMemoryImage(directory, front)));
+}
+
+/** How much of the RAM of a checkpoint directory is not zero, in whole memory blocks. */
+export async function memoryDataBytes(directory: string): Promise<number> {
+  const raw = await callAsync(() => addon().openMemoryImage(directory));
+  try {
+    return await callAsync(() => raw.dataBytes());
+  } finally {
+    raw.close();
+  }
 }
 
 /** The memory of a checkpoint, for NativeMachine.restore(). */
@@ -295,6 +259,21 @@ export function openRestoreImage(directory: string): Promise<RestoreImage> {
 /** A disk of a checkpoint, merged. */
 export async function openDisk(layers: DiskLayers): Promise<ByteSource> {
   return source(await callAsync(() => addon().openDisk(JSON.stringify(layers))));
+}
+
+/** A disk of a checkpoint with writes on top, which go to the redo log at `path`: one that was kept, or a new one. */
+export async function openOverlay(layers: DiskLayers, path: string): Promise<WritableSource> {
+  const raw = await callAsync(() => addon().openOverlay(JSON.stringify(layers), path));
+  return {
+    ...source(raw),
+    write: (from, position) => callAsync(() => raw.write(from, position)),
+    flush: () => callAsync(() => raw.flush()),
+  };
+}
+
+/** A file that is open, and may be closed afterwards; `path` is for messages. */
+export function fileSource(fd: number, path: string): ByteSource {
+  return source(call(() => addon().fileSource(fd, path)));
 }
 
 /** For the verifications of one run. */
@@ -344,9 +323,24 @@ export function exchangeDirectories(one: string, other: string): Promise<void> {
   return callAsync(() => addon().exchangeDirectories(one, other));
 }
 
-/** Reads and checks every byte of a sealed redo log that must have exactly `bytes` bytes. */
-export async function verifyRedoLog(path: string, bytes: number): Promise<Damage[]> {
+/** Reads and checks every byte of a redo log; with `bytes`, that it is sealed and has exactly so many. */
+export async function verifyRedoLog(path: string, bytes?: number): Promise<Damage[]> {
   return JSON.parse(await callAsync(() => addon().verifyRedoLog(path, bytes))) as Damage[];
+}
+
+/** Writes to `into` what of a damaged redo log comes before the first record that is not whole. */
+export async function repairRedoLog(path: string, into: string): Promise<RedoRepair> {
+  return JSON.parse(await callAsync(() => addon().repairRedoLog(path, into))) as RedoRepair;
+}
+
+/** Which layer of a disk holds what. */
+export async function mapDisk(layers: DiskLayers): Promise<DiskMap> {
+  const text = await callAsync(() => addon().mapDisk(JSON.stringify(layers)));
+  const map = JSON.parse(text) as Omit<DiskMap, 'runs'> & {
+    runs: [number, number, number, boolean][];
+  };
+  const runs = map.runs.map(([offset, bytes, layer, zeroes]) => ({ offset, bytes, layer, zeroes }));
+  return { ...map, runs };
 }
 
 /** Creates at `path` an empty redo log that follows the newest of `layers`. */
@@ -354,14 +348,78 @@ export function createRedoLog(layers: DiskLayers, path: string): Promise<void> {
   return callAsync(() => addon().createRedoLog(JSON.stringify(layers), path));
 }
 
+/** Commits all logs of a disk that no VM runs with. BUSY while others use its parent. */
+export function commitDisk(
+  layers: DiskLayers,
+  request: CommitRequest,
+  hooks: TaskHooks = {},
+): Promise<CommittedParent> {
+  return runTask(hooks, (onProgress) =>
+    addon().commitDisk(JSON.stringify(layers), JSON.stringify(request), onProgress),
+  );
+}
+
+/** What is in the redo logs of a disk that no VM runs with, oldest first. */
+export async function surveyDisk(layers: DiskLayers): Promise<LogSurvey[]> {
+  const text = await callAsync(() => addon().surveyDisk(JSON.stringify(layers)));
+  return JSON.parse(text) as LogSurvey[];
+}
+
+/** Replaces runs of logs of a disk that no VM runs with by one log each, and seals the newest if it is among
+ *  them; the logs from then on. */
+export function compactDisk(
+  layers: DiskLayers,
+  runs: LogRun[],
+  hooks: TaskHooks = {},
+): Promise<LogSurvey[]> {
+  return runTask(hooks, (onProgress) =>
+    addon().compactDisk(JSON.stringify(layers), JSON.stringify(runs), onProgress),
+  );
+}
+
+/** Whether a redo log has been sealed, and so takes no more writes. */
+export function isSealedLog(path: string): boolean {
+  return call(() => addon().isSealedLog(path));
+}
+
 /** Size and modification time of a disk's parent; its size is that of the disk. */
 export function fileIdentity(path: string): FileIdentity {
   return JSON.parse(call(() => addon().fileIdentity(path))) as FileIdentity;
 }
 
+/**
+ * Copies a file of `bytes` by the kernel, from `from` on, to one that is made if it is not there; holes stay holes.
+ * Neither may be a symbolic link. Not durable yet. NOT_FOUND, NO_SPACE, IO, CANCELLED.
+ */
+export async function copyFile(
+  source: string,
+  target: string,
+  { from, bytes }: { from: number; bytes: number },
+  hooks: TaskHooks = {},
+): Promise<void> {
+  await runTask<null>(hooks, (onProgress) =>
+    addon().copyFile(source, target, from, bytes, onProgress),
+  );
+}
+
+/** Sets the modification time of a file, in nanoseconds since the epoch, decimal (at most 19 digits). */
+export function setModified(path: string, mtimeNs: string): void {
+  call(() => addon().setModified(path, mtimeNs));
+}
+
+/** A checksum to be fed in pieces: XXH3-64, the one of all formats. */
+export function checksum(): Checksum {
+  return addon().checksum();
+}
+
 /** Takes the advisory lock on a file (made if missing); undefined when another process holds it. */
 export function lockFile(path: string): FileLock | undefined {
   return call(() => addon().lockFile(path));
+}
+
+/** FUSE sessions, for the transport that serves them; undefined where the addon was built without libfuse 3. */
+export function fuseSessionClass(): RawFuseSessionClass | undefined {
+  return addon().FuseSession;
 }
 
 /** True when the addon can be loaded; `doctor` tells why not. */

@@ -10,6 +10,8 @@ import type {
   GuestExit,
   RestoreProgress,
   SaveProgress,
+  SaveStep,
+  TaskHooks,
   TraceName,
 } from './native.js';
 
@@ -90,6 +92,18 @@ export interface VmStatus {
   mount?: string;
 }
 
+/** Several VMs that are checkpointed at one moment (requirement D1; src/vmm/together.ts). */
+export interface CheckpointGroup {
+  /** The same in all of their checkpoints: 128 random bits in hex. */
+  id: string;
+  /** Their names. */
+  vms: string[];
+}
+
+/** Where a checkpoint of a group waits until the others are there too: the steps of its save, and durable but for
+ *  its name. */
+export type GroupStep = SaveStep | 'saved';
+
 /** How a checkpoint is to be taken; src/checkpoint/request.ts has the defaults and validates. */
 export interface CheckpointRequest {
   /** By default the time of the checkpoint. */
@@ -100,12 +114,17 @@ export interface CheckpointRequest {
   wait?: boolean | undefined;
   /** The guest stays paused afterwards. */
   suspend?: boolean | undefined;
+  /** The parents of the disks are copied, so that the checkpoint needs no file outside of its directory. */
+  copyDisks?: boolean | undefined;
   /** By default `drain`. */
   drain?: DrainMode | undefined;
   /** All of memory is stored, whatever an earlier checkpoint has of it. */
   full?: boolean | undefined;
   /** Limit on what background threads store. */
   limitBytesPerSecond?: number | undefined;
+  /** It is one of several of this moment. For so long (2000 ms by default, at most a minute) the others may hold up
+   *  the guest; then it goes on, and the checkpoint is given up. */
+  group?: (CheckpointGroup & { holdLimitMs?: number | undefined }) | undefined;
 }
 
 /** The result of `checkpoint`; with `wait: false` only what is known after the pause. */
@@ -122,6 +141,8 @@ export interface CheckpointSummary {
   parentId?: string | null;
   blocks?: BlockCounts;
   faults?: number;
+  /** Of the checkpoint's group, if it has one. */
+  group?: string;
 }
 
 export interface CheckpointFailure {
@@ -148,6 +169,44 @@ export interface ConsoleStream {
   end(): void;
 }
 
+export interface CommitOptions {
+  /** Copy a parent that others refer to, where that takes space. */
+  copy?: boolean;
+}
+
+/** What a commit of a disk has done. */
+export interface CommitSummary {
+  vm: string;
+  disk: string;
+  /** How many redo logs; 0: there was nothing to commit. */
+  logs: number;
+  /** The parent from then on. */
+  parent: string;
+  /** Whether that is a copy, since others refer to the one before. */
+  copied: boolean;
+}
+
+export interface CompactDiskOptions {
+  /** Every log, also those that are mostly of use. */
+  all?: boolean;
+  /** Logs of which less than this percentage is of use; 50 by default. */
+  threshold?: number;
+}
+
+/** What a compaction of a disk's redo logs has done. */
+export interface CompactDiskSummary {
+  vm: string;
+  disk: string;
+  /** How many logs were replaced, and by how many; 0: there was nothing to gain. */
+  replaced: number;
+  written: number;
+  /** All logs of the disk, and their size. */
+  logsBefore: number;
+  logsAfter: number;
+  bytesBefore: number;
+  bytesAfter: number;
+}
+
 /** What a command may ask of a running VM (src/vmm/client.ts, the control socket). */
 export interface VmControl {
   status(): Promise<VmStatus>;
@@ -161,7 +220,18 @@ export interface VmControl {
     request: CheckpointRequest,
     onProgress?: (progress: SaveProgress) => void,
     signal?: AbortSignal,
+    onStep?: (step: GroupStep) => void,
   ): Promise<CheckpointSummary>;
+  /** Lets the checkpoint of `group` that waits at `step` go on. */
+  proceed(group: string, step: GroupStep): Promise<void>;
+  /** Commits the redo logs of a disk while the guest goes on. */
+  commitDisk(disk: string, options?: CommitOptions, hooks?: TaskHooks): Promise<CommitSummary>;
+  /** Rewrites redo logs of a disk that are mostly of no use any more, while the guest goes on. */
+  compactDisk(
+    disk: string,
+    options?: CompactDiskOptions,
+    hooks?: TaskHooks,
+  ): Promise<CompactDiskSummary>;
   console(): Promise<ConsoleStream>;
 }
 

@@ -26,7 +26,9 @@ const matches = (file: string, pattern: RegExp): string[] =>
 
 const sources = {
   typescript: files('src', ['.ts']),
-  native: files('native', ['.h', '.cc']).filter((file) => !/^native\/(test|fuzz)\//.test(file)),
+  native: files('native', ['.h', '.cc']).filter(
+    (file) => !/^native\/(test|fuzz|bench)\//.test(file),
+  ),
   all: [
     ...['src', 'test', 'bench', 'scripts'].flatMap((directory) => files(directory, ['.ts'])),
     ...files('native', ['.h', '.cc', 'Makefile']),
@@ -42,8 +44,10 @@ const typescriptLayers: Record<string, string[]> = {
   checkpoint: ['types', 'native', 'errors'],
   vmm: ['checkpoint', 'types', 'native', 'errors'],
   fs: ['vmm', 'checkpoint', 'types', 'native', 'errors'],
-  index: ['fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
-  cli: ['fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
+  transfer: ['vmm', 'checkpoint', 'types', 'native', 'errors'],
+  protect: ['transfer', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
+  index: ['protect', 'transfer', 'fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
+  cli: ['protect', 'transfer', 'fs', 'vmm', 'checkpoint', 'types', 'native', 'errors'],
 };
 
 /** What each part of native/ may include besides itself. */
@@ -55,8 +59,9 @@ const nativeLayers: Record<string, string[]> = {
   devices: ['memory', 'disk', 'base'],
   checkpoint: ['memory', 'disk', 'base'],
   machine: ['checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
-  binding: ['machine', 'checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
-  addon: ['binding', 'machine', 'checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
+  fuse: ['base'],
+  binding: ['machine', 'fuse', 'checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
+  addon: ['binding', 'machine', 'fuse', 'checkpoint', 'devices', 'cpu', 'memory', 'disk', 'base'],
 };
 
 /** What each room of native/checkpoint may include besides itself; what lies outside the rooms is for all. */
@@ -151,13 +156,19 @@ t.test('only native.ts loads the addon, only fs loads FUSE', async (t) => {
   const addonUsers = sources.typescript.filter((file) => read(file).includes('ckptfs.node'));
   t.same(addonUsers, ['src/native.ts']);
   const fuseUsers = sources.typescript.filter((file) =>
-    /(?:from|import\(|require\()\s*'fuse-native'/.test(read(file)),
+    /(?:from|import\(|require\()\s*'fuse-native'|\bfuseSessionClass\(/.test(read(file)),
   );
   t.same(
-    fuseUsers.filter((file) => layerOf(file) !== 'fs'),
+    fuseUsers.filter((file) => !['fs', 'native'].includes(layerOf(file))),
     [],
   );
-  t.ok(fuseUsers.length > 0, 'found its users');
+  t.ok(fuseUsers.length > 1, 'found its users');
+  const libfuseUsers = sources.native.filter((file) => read(file).includes('#include <fuse'));
+  t.same(
+    libfuseUsers.filter((file) => layerOf(file) !== 'fuse'),
+    [],
+  );
+  t.ok(libfuseUsers.length > 0, 'found its users');
 });
 
 t.test('files are short and finished', async (t) => {

@@ -1,5 +1,6 @@
 /** The command line: sizes, disks, configuration, output, exit codes. Nothing here runs a guest. */
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { appendFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -212,9 +213,10 @@ t.test('every command has help and the documented names', async (t) => {
   const program = buildProgram();
   const names = program.commands.map((command) => command.name());
   const documented =
-    'run list info console pause resume retry stop rm checkpoint restore checkpoints show diff verify export prune compact mount umount doctor version completion';
+    'run list info console pause resume retry stop rm checkpoint restore clone checkpoints show diff verify export prune compact backup protect recover receive disk mount umount doctor version completion man';
   t.same([...names].sort(), documented.split(' ').sort());
-  for (const command of program.commands) t.ok(command.description(), command.name());
+  const all = program.commands.flatMap((command) => [command, ...command.commands]);
+  for (const command of all) t.ok(command.description(), command.name());
   const help = ckptfs(['run', '--help']);
   t.equal(help.status, 0);
   t.match(help.stdout, /--exit-code[\s\S]*--store/);
@@ -247,7 +249,21 @@ t.test('wrong usage ends with 2 and one line', async (t) => {
     ['prune', 'vm1', '--keep-last', '0'],
     ['export', 'vm1@x'],
     ['export', 'vm1@x', '--format', 'vmdk', '-o', 'x'],
+    ['backup', 'vm1'],
+    ['backup', '--to', '/x'],
+    ['backup', 'vm1', '--all', '--to', '/x'],
+    ['backup', 'vm1', '--to', '/x', '--live', '--suspend'],
+    ['backup', 'vm1', '--to', '/x', '--checkpoint', 'c', '--name', 'd'],
+    ['backup', 'vm1', '--to', '/x', '--disks', 'none'],
+    ['recover', '/x'],
+    ['recover', '/x', 'vm1@x', '--all'],
+    ['recover', '/x', 'vm1@x', '--expect', 'y'],
+    ['recover', '/x', 'vm1@x', '--test', '--expect', '('],
+    ['recover', 'http://x/y', 'vm1@x'],
+    ['recover', 'ssh://-x/y', 'vm1@x'],
     ['completion', 'tcsh'],
+    ['disk', 'frobnicate'],
+    ['disk', 'create', 'x'],
   ]) {
     const run = ckptfs(args);
     t.test(args.join(' '), async (t) => isClearFailure(t, run, 2, /; |choices|Allowed/));
@@ -255,6 +271,7 @@ t.test('wrong usage ends with 2 and one line', async (t) => {
   const json = ckptfs(['info', '--json']);
   t.equal(json.status, 2);
   t.match(json.objects(), [{ type: 'error', code: 'USAGE', exitCode: 2, message: String }]);
+  t.notOk(existsSync('/nonexistent'), 'none of them has made a store');
 });
 
 t.test('a store that is not there, and one that is something else', async (t) => {
@@ -381,7 +398,7 @@ t.test('completion names every command', async (t) => {
       'bash',
       [
         '-c',
-        `${script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _ckptfs; echo "\${COMPREPLY[@]}"`,
+        `${script}\nCOMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMP_LINE="$*"; COMP_POINT=\${#COMP_LINE}; _ckptfs; echo "\${COMPREPLY[@]}"`,
         'x',
         ...words,
       ],

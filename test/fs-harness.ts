@@ -1,16 +1,16 @@
 /** Servers and commands for tests of mounts. What a test starts goes with it, on every path. */
 import { type ChildProcess, execFile, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync } from 'node:fs';
+import { accessSync, existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Test } from 'tap';
 import { mountOn, unmountPath } from '../src/fs/mounts.js';
 import type { ServerMessage, ServerOptions } from './fs-server.js';
-import { makeStore } from './fs-view.js';
+import { type Counts, makeStore } from './fs-view.js';
 
 const run = promisify(execFile);
 const commandLimitMs = 20_000;
@@ -23,6 +23,14 @@ export function noFuse(): string | false {
   } catch {
     return 'no /dev/fuse';
   }
+}
+
+/** Why a tool cannot be used, false when it can: tap's `skip`. */
+export function noTool(name: string): string | false {
+  const found = (process.env.PATH ?? '').split(delimiter).some((directory) => {
+    return existsSync(join(directory, name));
+  });
+  return found ? false : `no ${name}`;
 }
 
 /** Runs a command to its end; rejects with its stderr unless it ends with 0. */
@@ -50,7 +58,9 @@ export interface Served {
   child: ChildProcess;
   /** Lines of the server's log. */
   errors: string[];
-  counts: () => Promise<{ opened: number; closed: number }>;
+  counts: () => Promise<Counts>;
+  /** Sends a request to the server; it has been carried out when this resolves. */
+  ask: (request: string) => Promise<void>;
 }
 
 /** A temporary directory that goes with the test. */
@@ -105,7 +115,11 @@ export async function serve(
     child.send('counts');
     return answer;
   };
-  return { store, directory, child, errors, counts };
+  const ask = async (request: string) => {
+    child.send(request);
+    await counts();
+  };
+  return { store, directory, child, errors, counts, ask };
 }
 
 /** Waits for what another process does soon; fails the test when it does not. */
@@ -119,4 +133,11 @@ export async function eventually(
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   t.fail(`${what}: not within 10 s`);
+}
+
+/** A line of the log of the server's process, which comes some time after its answer. */
+export function logged(t: Test, errors: readonly string[], line: RegExp): Promise<void> {
+  return eventually(t, `logged: ${line.source}`, () =>
+    Promise.resolve(errors.some((error) => line.test(error))),
+  );
 }

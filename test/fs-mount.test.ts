@@ -1,4 +1,4 @@
-/** Mounts through fuse-native: the suite of all transports, and what mount and unmount refuse. */
+/** Mounts through every transport: their one suite, and what mount and unmount refuse. */
 import { mkdir, open, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
@@ -6,13 +6,22 @@ import { CkptError } from '../src/errors.js';
 import { loadError } from '../src/fs/fuse_native.js';
 import { mount } from '../src/fs/mount.js';
 import { mountOn, mountType, unmountDirectory } from '../src/fs/mounts.js';
+import { transportNames } from '../src/fs/transport.js';
 import { command, noFuse, serve, temporary } from './fs-harness.js';
+import { loadSuite } from './fs-load-suite.js';
 import { suite } from './fs-suite.js';
+import { writingSuite } from './fs-writing-suite.js';
 import { makeStore, makeView } from './fs-view.js';
 
 const skip = noFuse();
 
-t.test('fuse-native', { skip }, async (t) => suite(t, 'fuse-native'));
+for (const transport of transportNames) {
+  t.test(transport, { skip }, async (t) => {
+    suite(t, transport);
+    loadSuite(t, transport);
+    writingSuite(t, transport);
+  });
+}
 
 t.test('unfit mountpoints', { skip }, async (t) => {
   const base = await temporary(t);
@@ -41,9 +50,6 @@ t.test('unfit mountpoints', { skip }, async (t) => {
   await t.rejects(mount(makeView(store), directory), {
     code: 'BUSY',
     message: /a ckptfs mount already/,
-  });
-  await t.rejects(serve(t, { transport: 'libfuse3' }), {
-    message: /UNSUPPORTED transport libfuse3/,
   });
 });
 

@@ -1,11 +1,23 @@
 /** A real store, as the tree shows it and as `ckptfs mount` mounts it. */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, open, readdir, readFile, readlink, symlink, writeFile } from 'node:fs/promises';
+import {
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
+import { findCheckpoint, removeCheckpoint } from '../src/checkpoint/checkpoints.js';
 import { Publication } from '../src/checkpoint/publish.js';
 import { Store } from '../src/checkpoint/store.js';
 import { errnoName } from '../src/fs/errno.js';
@@ -17,6 +29,7 @@ import { command, eventually, failure, noFuse, temporary } from './fs-harness.js
 const skip = noFuse();
 const main = fileURLToPath(new URL('../src/cli/main.js', import.meta.url));
 const geometry = { pageBytes: 4096, pagesPerBlock: 8, blocksPerIoBlock: 8 };
+const parentBytes = 1 << 20;
 const deviceState = '{"uart":{}}\n';
 
 /** A store with the VM alpha, stopped, whose disk has one redo log, and the checkpoints first and second. */
@@ -25,6 +38,7 @@ async function makeStore(t: Test): Promise<Store> {
   const store = await Store.open(join(base, 'store'), { create: true });
   const parent = join(base, 'parent.raw');
   await writeFile(parent, Buffer.alloc(8192, 'p'));
+  await truncate(parent, parentBytes);
   await symlink(parent, join(base, 'link.raw'));
   const disk = { id: 'vda', path: join(base, 'link.raw'), mode: 'nonpersistent', readonly: false };
   const config = { name: 'alpha', kernel: '/k', memoryBytes: 64 << 20, disks: [disk] };
@@ -34,45 +48,54 @@ async function makeStore(t: Test): Promise<Store> {
   await mkdir(store.diskDirectory('alpha', 'vda'), { recursive: true });
   const redo = join(store.diskDirectory('alpha', 'vda'), '00000001.redo');
   await writeFile(redo, 'redo');
-  let parentId: string | null = null;
-  for (const name of ['first', 'second']) {
-    const publication = await Publication.begin(store, 'alpha', name);
-    await publication.write('device-state.json', deviceState);
-    await publication.write('memory.map', 'no map');
-    await publication.link(redo, 'disks/vda/00000001.redo');
-    await publication.commit({
-      id: publication.id,
-      name,
-      vm: 'alpha',
-      createdAt: `2026-11-20T10:15:0${name.length}.000Z`,
-      parentId,
-      geometry,
-      memoryBytes: 64 << 20,
-      codec: 'lz4',
-      cpus: 1,
-      guestTicks: '0',
-      config,
-      disks: [
-        {
-          id: 'vda',
-          access: 'redo',
-          parent,
-          parentIdentity: { bytes: 8192, mtimeNs: '0' },
-          redo: ['disks/vda/00000001.redo'],
-        },
-      ],
-      stats: {
-        pauseUs: 1,
-        phasesUs: {},
-        totalUs: 1,
-        storedBytes: 1,
-        blocks: { vcpu: 0, background: 0, zero: 0, parent: 0, duplicate: 0 },
-        faults: 0,
-      },
-    });
-    parentId = publication.id;
-  }
+  const first = await publish(store, 'first', '2026-11-20T10:15:05.000Z', null);
+  await publish(store, 'second', '2026-11-20T10:15:06.000Z', first);
   return store;
+}
+
+/** Publishes a checkpoint of alpha; resolves with its id. */
+async function publish(
+  store: Store,
+  name: string,
+  createdAt: string,
+  parentId: string | null = null,
+): Promise<string> {
+  const publication = await Publication.begin(store, 'alpha', name);
+  await publication.write('device-state.json', deviceState);
+  await publication.write('memory.map', 'no map');
+  const redo = join(store.diskDirectory('alpha', 'vda'), '00000001.redo');
+  await publication.link(redo, 'disks/vda/00000001.redo');
+  await publication.commit({
+    id: publication.id,
+    name,
+    vm: 'alpha',
+    createdAt,
+    parentId,
+    geometry,
+    memoryBytes: 64 << 20,
+    codec: 'lz4',
+    cpus: 1,
+    guestTicks: '0',
+    config: { name: 'alpha' },
+    disks: [
+      {
+        id: 'vda',
+        access: 'redo',
+        parent: join(store.root, '../parent.raw'),
+        parentIdentity: { bytes: parentBytes, mtimeNs: '0' },
+        redo: ['disks/vda/00000001.redo'],
+      },
+    ],
+    stats: {
+      pauseUs: 1,
+      phasesUs: {},
+      totalUs: 1,
+      storedBytes: 1,
+      blocks: { vcpu: 0, background: 0, zero: 0, parent: 0, duplicate: 0 },
+      faults: 0,
+    },
+  });
+  return publication.id;
 }
 
 async function names(tree: Tree, path: string): Promise<string[]> {
@@ -121,14 +144,18 @@ t.test('a store as a tree', async (t) => {
   );
   t.same(await names(tree, '/vms/alpha/layers'), ['vda']);
   t.same(await names(tree, '/vms/alpha/layers/vda'), ['00000001.redo', 'parent']);
-  t.equal((await tree.stat('/vms/alpha/layers/vda/parent')).bytes, 8192);
+  t.equal((await tree.stat('/vms/alpha/layers/vda/parent')).bytes, parentBytes);
 
   t.same(await names(tree, '/vms/alpha/checkpoints'), ['first', 'latest', 'second']);
   t.equal(await (await tree.node('/vms/alpha/checkpoints/latest')).target(), 'second');
   t.same(await names(tree, '/by-time'), ['2026-11-20T10-15-05Z', '2026-11-20T10-15-06Z']);
   const second = '/vms/alpha/checkpoints/second';
   t.equal((await tree.stat(`${second}/memory`)).bytes, 64 << 20);
-  t.equal((await tree.stat(`${second}/disks/vda`)).bytes, 8192);
+  const all = 64 << 20;
+  t.equal((await tree.stat(`${second}/memory`)).blocks, all / 512, 'a map that cannot be read');
+  t.equal((await tree.stat(`${second}/memory.elf`)).blocks, (all + 65_536) / 512);
+  t.equal((await tree.stat(`${second}/disks/vda`)).bytes, parentBytes);
+  t.equal((await tree.stat(`${second}/disks/vda`)).blocks, 8192 / 512 + 8, 'its layers');
   t.equal(await contents(tree, `${second}/device-state.json`), deviceState);
   const manifest = JSON.parse(await contents(tree, `${second}/manifest.json`)) as object;
   t.match(manifest, { name: 'second', vm: 'alpha' });
@@ -151,6 +178,45 @@ t.test('a store as a tree', async (t) => {
   }
 });
 
+t.test('listings follow the store', async (t) => {
+  const store = await makeStore(t);
+  const tree = new Tree(storeView(store));
+  const checkpoints = '/vms/alpha/checkpoints';
+  const latest = async () => (await tree.node(`${checkpoints}/latest`)).target();
+  const attribute = async (name: string) =>
+    (await tree.node(`${checkpoints}/${name}`)).xattrs().get('user.ckptfs.id');
+  /** As if the directory had changed last some time ago, so that a listing of it is kept. */
+  const look = async () => {
+    const past = new Date(Date.now() - 3_600_000);
+    await utimes(store.checkpointsDirectory('alpha'), past, past);
+    return [await names(tree, checkpoints), await names(tree, '/by-time'), await latest()];
+  };
+  const times = ['2026-11-20T10-15-05Z', '2026-11-20T10-15-06Z'];
+  for (const how of ['read', 'kept']) {
+    t.same(await look(), [['first', 'latest', 'second'], times, 'second'], how);
+  }
+  const third = await publish(store, 'third', '2026-11-20T10:15:07.000Z');
+  t.equal(await attribute('third'), third);
+  t.equal(await latest(), 'third');
+  t.same(await names(tree, '/by-time'), [...times, '2026-11-20T10-15-07Z']);
+  await look();
+  await removeCheckpoint(store, await findCheckpoint(store, 'alpha@third'));
+  t.equal(await attribute('third').catch(errnoName), 'ENOENT');
+  t.equal(await latest(), 'second');
+  await look();
+  await removeCheckpoint(store, await findCheckpoint(store, 'alpha@second'));
+  const again = await publish(store, 'second', '2026-11-20T10:15:04.000Z');
+  t.equal(await attribute('second'), again, 'another one of that name');
+  t.same(await look(), [
+    ['first', 'latest', 'second'],
+    ['2026-11-20T10-15-04Z', '2026-11-20T10-15-05Z'],
+    'first',
+  ]);
+  await rm(store.checkpointsDirectory('alpha'), { recursive: true });
+  t.same(await names(tree, checkpoints), []);
+  t.equal(await latest().catch(errnoName), 'ENOENT');
+});
+
 t.test('a damaged checkpoint', async (t) => {
   const store = await makeStore(t);
   const tree = new Tree(storeView(store));
@@ -163,6 +229,11 @@ t.test('a damaged checkpoint', async (t) => {
   t.equal(await contents(tree, `${second}/manifest.json`).catch(errnoName), 'EIO');
   t.equal(await (await tree.node('/vms/alpha/checkpoints/latest')).target(), 'first');
   t.same(await names(tree, '/vms/alpha/checkpoints'), ['first', 'latest', 'second']);
+  t.equal((await tree.stat(second)).kind, 'directory', 'it can be removed');
+  await truncate(join(store.checkpointDirectory('alpha', 'second'), 'manifest.json'), 100);
+  t.match(await tree.stat(second), { kind: 'directory', timeMs: Number });
+  t.same([...(await tree.node(second)).xattrs()], []);
+  t.equal(await tree.list(second).catch(errnoName), 'EIO');
 });
 
 /** Runs the command; resolves with its exit code and what it printed. */
@@ -239,9 +310,8 @@ t.test('ckptfs mount and umount', { skip }, async (t) => {
       [[store.root, join(directory, 'missing')], 10, /it does not exist/],
       [[join(directory, 'nostore'), directory], 10, /no store at/],
       [[store.root, store.vmsDirectory()], 2, /it lies in the store/],
-      [['-o', 'rw', store.root, directory], 2, /unknown mount option rw/],
+      [['-o', 'rw,barrier', store.root, directory], 2, /unknown mount option barrier/],
       [['--transport', 'nfs', store.root, directory], 2, /unknown transport nfs/],
-      [['--transport', 'libfuse3', store.root, directory], 1, /transport libfuse3 is not there/],
       [[store.root, directory, directory], 2, /one store at most/],
       [[], 2, /missing required argument/],
     ];

@@ -6,7 +6,7 @@ import { CkptError } from '../src/errors.js';
 import { ErrorLog } from '../src/fs/error_log.js';
 import { errnoName, FsError } from '../src/fs/errno.js';
 import { InodeTable, rootInode } from '../src/fs/inode.js';
-import { parseMountOptions, parseTransport } from '../src/fs/mount.js';
+import { mountOptionsText, parseMountOptions, parseTransport } from '../src/fs/mount.js';
 import { parseMountinfo } from '../src/fs/mounts.js';
 import { SharedSources } from '../src/fs/source.js';
 import { Tree } from '../src/fs/tree.js';
@@ -89,7 +89,8 @@ t.test('paths', async (t) => {
   t.equal(await errno('/vms/alpha/checkpoints/two/image/escape'), 'ENOENT', 'symbolic links');
   t.equal(await errno(`/${'x'.repeat(256)}`), 'ENAMETOOLONG');
   t.equal(await errno('/a'.repeat(10_000)), 'ENOENT');
-  t.equal(await errno('/vms/alpha/checkpoints/broken'), 'EIO');
+  t.equal(await errno('/vms/alpha/checkpoints/broken'), 'none', 'it is there');
+  t.equal(await errno('/vms/alpha/checkpoints/broken/memory'), 'EIO', 'but damaged');
 
   t.equal(await (await tree.node('/vms')).open().then(() => 'none', errnoName), 'EISDIR');
   t.equal(await (await tree.node('/vms')).target().then(() => 'none', errnoName), 'EINVAL');
@@ -155,10 +156,7 @@ t.test('checkpoints of one second', async (t) => {
   const createdAt = new Date('2026-11-20T10:15:00.400Z');
   const same = {
     ...alpha,
-    async checkpoint(name: string) {
-      const checkpoint = await alpha.checkpoint(name);
-      return checkpoint && { ...checkpoint, createdAt };
-    },
+    outlines: async () => (await alpha.outlines()).map((outline) => ({ ...outline, createdAt })),
   };
   const tree = new Tree({ ...view, vm: () => Promise.resolve(same) });
   t.same(
@@ -209,16 +207,24 @@ t.test('mountinfo', async (t) => {
     '',
   ].join('\n');
   t.same(parseMountinfo(text), [
-    { id: 42, directory: '/tmp/a b\\c', type: 'fuse.ckptfs' },
-    { id: 43, directory: '/x', type: 'ext4' },
+    { id: 42, device: '0:39', directory: '/tmp/a b\\c', type: 'fuse.ckptfs' },
+    { id: 43, device: '0:40', directory: '/x', type: 'ext4' },
   ]);
 });
 
 t.test('options', async (t) => {
-  t.same(parseMountOptions('ro'), { allowOther: false });
-  t.same(parseMountOptions('ro,allow_other'), { allowOther: true });
-  t.throws(() => parseMountOptions('rw'), { code: 'USAGE', message: /unknown mount option rw/ });
-  t.throws(() => parseMountOptions('ro,suid'), { code: 'USAGE' });
+  t.same(parseMountOptions('ro'), { allowOther: false, writable: false });
+  t.same(parseMountOptions('ro,allow_other'), { allowOther: true, writable: false });
+  t.same(parseMountOptions('rw'), { allowOther: false, writable: true });
+  const kept = { allowOther: true, writable: true, overlay: '/a/b=c' };
+  t.same(parseMountOptions('rw,overlay=/a/b=c,allow_other'), kept);
+  t.same(parseMountOptions(mountOptionsText(kept)), kept);
+  t.equal(parseMountOptions('rw,overlay=x').overlay, join(process.cwd(), 'x'));
+  t.throws(() => parseMountOptions('overlay=/x'), { code: 'USAGE', message: /give rw too/ });
+  t.throws(() => parseMountOptions('rw,overlay='), { code: 'USAGE', message: /unknown/ });
+  t.throws(() => parseMountOptions('rw,ro'), { code: 'USAGE', message: /either ro or rw/ });
+  const unknown = /unknown mount option suid; there are: allow_other, overlay=DIR, ro, rw/;
+  t.throws(() => parseMountOptions('ro,suid'), { code: 'USAGE', message: unknown });
   t.equal(parseTransport('libfuse3'), 'libfuse3');
   t.throws(() => parseTransport('nfs'), { code: 'USAGE' });
 });

@@ -26,7 +26,7 @@ const config: VmConfig = {
 
 const result: Omit<SaveResult, 'incremental' | 'segments'> = {
   pauseUs: 100,
-  phasesUs: { quiesce: 1, arm: 2, state: 3, switch: 4 },
+  phasesUs: { quiesce: 1, arm: 2, state: 3, switch: 4, wait: 5 },
   totalUs: 1000,
   memoryBytes: 1 << 20,
   storedBytes: 100,
@@ -60,6 +60,7 @@ class FakeMachine {
   }
   saveProgress = () => undefined;
   cancelSave = () => undefined;
+  proceedSave = () => undefined;
 
   async save(request: SaveRequest): Promise<SaveResult> {
     this.asked = request;
@@ -242,6 +243,7 @@ t.test('requests', async (t) => {
     suspend: false,
     drain: 'drain',
     full: false,
+    copyDisks: false,
   });
   for (const wrong of [
     { name: '../x' },

@@ -1,6 +1,11 @@
 /** manifest.json: canonical, complete, and every changed byte is found. */
 import t from 'tap';
-import { parseManifest, writeManifest, type ManifestFile } from '../src/checkpoint/manifest.js';
+import {
+  outlineOf,
+  parseManifest,
+  writeManifest,
+  type ManifestFile,
+} from '../src/checkpoint/manifest.js';
 import { CkptError } from '../src/errors.js';
 import { draft } from './support/checkpoints.js';
 
@@ -13,6 +18,7 @@ const files: ManifestFile[] = [
   { path: 'memory.map', bytes: 3, sha256: 'b'.repeat(64), tail: '00ff' },
 ];
 const base = draft({ id, name: 'one', vm: 'vm1' });
+const group = { id: 'f'.repeat(32), vms: ['vm1', 'vm2'] };
 
 /** Seals any value the way the format does, to get past the checksum. */
 async function seal(value: Record<string, unknown>): Promise<Buffer> {
@@ -28,6 +34,24 @@ t.test('what is written is read back', async (t) => {
   t.equal(manifest.guestTicks, '12345678901234567890', 'beyond a double');
   t.match(text, /"checksum": "sha256:[0-9a-f]{64}"\n}\n$/);
   t.same(await seal(JSON.parse(text) as Record<string, unknown>), Buffer.from(text));
+});
+
+t.test('what it says of itself is read without a check', async (t) => {
+  for (const parentId of [null, 'f'.repeat(32)]) {
+    const { manifest, text } = writeManifest({ ...base, parentId }, files);
+    t.same(outlineOf(text), {
+      id,
+      ...(parentId === null ? {} : { parentId }),
+      createdAt: new Date(manifest.createdAt),
+      checksum: manifest.checksum,
+    });
+    for (let length = 0; length < text.length; length++) {
+      if (outlineOf(text.slice(0, length)) !== undefined) t.fail(`${length} bytes of it`);
+    }
+    for (const other of [text.replace('"createdAt"', '"at"'), text.replace('T', 'X'), ` ${text}`]) {
+      t.equal(outlineOf(other), undefined);
+    }
+  }
 });
 
 t.test('any changed byte is found', async (t) => {
@@ -75,7 +99,7 @@ t.test('cut short, grown, reordered and rewritten text is found', async (t) => {
 t.test('another format is told from damage', async (t) => {
   const value = JSON.parse(writeManifest(base, files).text) as Record<string, unknown>;
   for (const [format, message] of [
-    [3, /format 3.*a newer/],
+    [4, /format 4.*a newer/],
     [1, /format 1.*an older/],
   ] as const) {
     const other = await seal({ ...value, format, more: true });
@@ -106,11 +130,24 @@ t.test('sealed nonsense is refused', async (t) => {
     'a bad id': { id: 'xyz' },
     'an unknown key': { surprise: 1 },
     'an old format': { format: 0 },
+    'a group in a format without': { group },
+    'a format for a group without one': { format: 3 },
+    'a group without its VM': { format: 3, group: { ...group, vms: ['vm2'] } },
+    'a group of nobody': { format: 3, group: { ...group, vms: [] } },
   };
   for (const [what, change] of Object.entries(cases)) {
     const bytes = await seal({ ...value, ...change });
     t.throws(() => parseManifest(bytes, 'm'), { code: 'DAMAGED' }, what);
   }
+});
+
+t.test('one of a group has a format of its own, one by itself the one before', async (t) => {
+  const alone = writeManifest(base, files);
+  t.equal(alone.manifest.format, 2);
+  t.notOk('group' in (JSON.parse(alone.text) as object));
+  const { manifest, text } = writeManifest({ ...base, group }, files);
+  t.match(manifest, { format: 3, group });
+  t.same(parseManifest(Buffer.from(text), 'm'), manifest);
 });
 
 t.test('a defective draft is not written', async (t) => {

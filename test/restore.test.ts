@@ -52,6 +52,8 @@ for (const harts of [1, 2]) {
 
       const again = await Vm.restore(store, await findCheckpoint(store, `second-${how}@late`), {
         lazy,
+        // Or all of it may have come before anything is needed.
+        limitBytesPerSecond: lazy ? 4 << 20 : undefined,
       });
       t.teardown(() => again.close());
       const end = new Watch(again);

@@ -2,10 +2,11 @@
 import { setTimeout } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { CkptError } from '../src/errors.js';
-import type { ScheduleConfig } from '../src/types.js';
+import type { CheckpointEvent, ScheduleConfig } from '../src/types.js';
 import { completeConfig } from '../src/vmm/config.js';
 import { until } from './support/guests.js';
 import { Schedule, type Scheduled } from '../src/vmm/schedule.js';
+import { type ScheduledContext, scheduleOf } from '../src/vmm/scheduled.js';
 
 const pollMs = 2;
 
@@ -143,4 +144,21 @@ t.test('configurations', async (t) => {
   ]) {
     t.throws(() => complete(wrong), { code: 'USAGE' }, JSON.stringify(wrong));
   }
+});
+
+t.test('none is taken while a disk is being committed or compacted', (t) => {
+  const told: CheckpointEvent[] = [];
+  const disks = { underWay: undefined as string | undefined };
+  const context = {
+    config: {},
+    machine: { status: () => ({ state: 'running' }) },
+    saves: { take: () => new Promise(() => undefined) },
+    ...{ disks, tell: (event: CheckpointEvent) => told.push(event) },
+  };
+  const schedule = scheduleOf(context as unknown as ScheduledContext);
+  disks.underWay = 'disk vda is being compacted';
+  schedule.declare();
+  t.same(told, [{ type: 'missed', why: 'disk vda is being compacted' }]);
+  t.equal(schedule.status().missed, 1);
+  t.end();
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import t from 'tap';
 import { listCheckpoints, openCheckpoint } from '../src/checkpoint/checkpoints.js';
+import { expectedParent } from '../src/checkpoint/parent.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { verifyCheckpoints } from '../src/checkpoint/verify_all.js';
 import { fakeNative, makeRedo, publish, storeWithVm } from './support/checkpoints.js';
@@ -61,6 +62,29 @@ t.test('verification names every kind of damage; opening refuses what it checks'
       await t.rejects(openCheckpoint(directory), { name: 'CkptError' }, `${what}: refused`);
     else await t.resolves(openCheckpoint(directory), `${what}: found when it is read`);
   }
+});
+
+t.test('the time of a parent within the checkpoint may be cut, as copies do', async (t) => {
+  const then = { bytes: 4096, mtimeNs: '1700000000123456789' };
+  const inside = { parent: 'disks/vda/00000000.raw', parentIdentity: then };
+  for (const mtimeNs of [
+    '1700000000123456789',
+    '1700000000123456000',
+    '1700000000123000000',
+    '1700000000000000000',
+  ]) {
+    t.match(expectedParent(inside, { bytes: 4096, mtimeNs }), { mtimeNs }, mtimeNs);
+  }
+  for (const now of [
+    { bytes: 4095, mtimeNs: then.mtimeNs },
+    { bytes: 4096, mtimeNs: '1700000000123456788' },
+    { bytes: 4096, mtimeNs: '1700000000124000000' },
+    { bytes: 4096, mtimeNs: '1700000001000000000' },
+  ]) {
+    t.same(expectedParent(inside, now), then, `${now.bytes} bytes, ${now.mtimeNs}`);
+  }
+  const outside = { ...inside, parent: '/parent.img' };
+  t.same(expectedParent(outside, { bytes: 4096, mtimeNs: '1700000000000000000' }), then);
 });
 
 t.test('verification looks at the parent, reports progress and can be cancelled', async (t) => {

@@ -3,7 +3,9 @@
 
 #include <napi.h>
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -19,6 +21,14 @@ inline uint64_t numberAt(const Napi::CallbackInfo& info, size_t index) {
   if (!(value >= 0) || value > double(uint64_t{1} << 53))
     throw Error(Code::usage, "argument " + std::to_string(index) + " is not a size or an address");
   return uint64_t(value);
+}
+
+/** A copy of a Uint8Array; empty when it is left out. */
+inline std::vector<std::byte> bytesAt(const Napi::CallbackInfo& info, size_t index) {
+  if (info[index].IsUndefined()) return {};
+  const auto array = info[index].As<Napi::Uint8Array>();
+  const auto* data = reinterpret_cast<const std::byte*>(array.Data());
+  return {data, data + array.ByteLength()};
 }
 
 }  // namespace ckptfs::binding

@@ -3,8 +3,12 @@
 #include <nlohmann/json.hpp>
 #include <variant>
 
+#include "base/copy_file.h"
 #include "base/exchange.h"
+#include "base/file_source.h"
+#include "base/file_time.h"
 #include "base/lock_file.h"
+#include "base/prefixed_source.h"
 #include "binding/arguments.h"
 #include "binding/async.h"
 #include "binding/source.h"
@@ -14,6 +18,9 @@
 #include "checkpoint/upkeep/diff.h"
 #include "checkpoint/upkeep/verify.h"
 #include "disk/chain.h"
+#include "disk/disk_runs.h"
+#include "disk/overlay.h"
+#include "disk/redo_repair.h"
 #include "disk/redo_scan.h"
 #include "machine/platform.h"
 
@@ -33,14 +40,17 @@ std::string toText(const Damages& damages) {
   return list.dump();
 }
 
+/** RAM of a checkpoint, behind the bytes that are given. */
 Napi::Value openMemoryImage(Info info) {
   return runAsync(
       info.Env(),
-      [directory = textAt(info, 0)] {
+      [directory = textAt(info, 0), front = bytesAt(info, 1)] {
         auto image = std::make_shared<MemoryImage>(directory);
-        return ByteSource{image->bytes(), [image](uint64_t offset, std::span<std::byte> into) {
-                            image->read(offset, into);
-                          }};
+        ByteSource ram{.bytes = image->bytes(),
+                       .read = [image](uint64_t offset,
+                                       std::span<std::byte> into) { image->read(offset, into); },
+                       .run = [image](uint64_t offset) { return image->run(offset); }};
+        return front.empty() ? ram : prefixed(front, std::move(ram));
       },
       wrapSource);
 }
@@ -63,11 +73,40 @@ Napi::Value openDisk(Info info) {
       info.Env(),
       [text = textAt(info, 0)] {
         const auto disk = openLayers(parseDiskLayers(text), Chain::Access::readonly);
-        return ByteSource{disk->bytes(), [disk](uint64_t offset, std::span<std::byte> into) {
-                            disk->read(offset, into);
-                          }};
+        const auto runs = std::make_shared<DiskRuns>(disk);
+        return ByteSource{.bytes = disk->bytes(),
+                          .read = [disk](uint64_t offset,
+                                         std::span<std::byte> into) { disk->read(offset, into); },
+                          .run = [runs](uint64_t offset) { return runs->at(offset); }};
       },
       wrapSource);
+}
+
+/** A disk of a checkpoint with writes to the redo log at a path, which is made if it is not there.
+ */
+Napi::Value openOverlay(Info info) {
+  return runAsync(
+      info.Env(),
+      [text = textAt(info, 0), path = textAt(info, 1)] {
+        const auto overlay = std::make_shared<Overlay>(
+            openLayers(parseDiskLayers(text), Chain::Access::overlay), path);
+        return ByteSource{
+            .bytes = overlay->bytes(),
+            .read = [overlay](uint64_t offset,
+                              std::span<std::byte> into) { overlay->read(offset, into); },
+            .write = [overlay](uint64_t offset,
+                               std::span<const std::byte> from) { overlay->write(offset, from); },
+            .flush = [overlay] { overlay->flush(); },
+            .zero = [overlay](uint64_t offset, uint64_t length) { overlay->zero(offset, length); }};
+      },
+      wrapSource);
+}
+
+/** A file that JavaScript has open, and may close afterwards. */
+Napi::Value fileSource(Info info) {
+  return guarded(info.Env(), [&] {
+    return Source::wrap(info.Env(), ckptfs::fileSource(int(numberAt(info, 0)), textAt(info, 1)));
+  });
 }
 
 /** What is shared by the verifications of one run. */
@@ -153,11 +192,38 @@ Napi::Value verifyRedo(Info info) {
   return guarded(info.Env(), [&] {
     return runAsync(
         info.Env(),
-        [path = textAt(info, 0), bytes = numberAt(info, 1)] {
+        [path = textAt(info, 0),
+         bytes = info[1].IsUndefined() ? std::nullopt : std::optional(numberAt(info, 1))] {
           return toText(ckptfs::verifyRedoLog(path, bytes));
         },
         asString);
   });
+}
+
+Napi::Value repairRedo(Info info) {
+  return runAsync(
+      info.Env(),
+      [path = textAt(info, 0), into = textAt(info, 1)] {
+        const RedoRepair repair = ckptfs::repairRedoLog(path, into);
+        return Json{{"keptBytes", repair.keptBytes}, {"lostBytes", repair.lostBytes}}.dump();
+      },
+      asString);
+}
+
+Napi::Value mapDisk(Info info) {
+  return runAsync(
+      info.Env(),
+      [text = textAt(info, 0)] {
+        const auto disk = openLayers(parseDiskLayers(text), Chain::Access::readonly);
+        Json runs = Json::array(), layers = Json::array();
+        for (const LayerRun& run : disk->map())
+          runs.push_back({run.offset, run.bytes, run.layer, run.zeroes});
+        for (const Chain::LayerInfo& layer : disk->layers())
+          layers.push_back(
+              {{"path", layer.path}, {"bytes", layer.bytes}, {"sealed", layer.sealed}});
+        return Json{{"bytes", disk->bytes()}, {"layers", layers}, {"runs", runs}}.dump();
+      },
+      asString);
 }
 
 Napi::Value createRedoLog(Info info) {
@@ -170,10 +236,76 @@ Napi::Value createRedoLog(Info info) {
       AsUndefined{});
 }
 
+/** Commits all logs of a disk that no VM runs with; its parent from then on. */
+Napi::Value commitDisk(Info info) {
+  return guarded(info.Env(), [&] {
+    return runTask(
+        info.Env(), info[2].As<Napi::Function>(),
+        [text = textAt(info, 0), commit = parseCommit(textAt(info, 1))](Progress& progress) {
+          const auto disk = openLayers(parseDiskLayers(text), Chain::Access::redo);
+          disk->seal();
+          disk->commit(commit, progress);
+          return parentJson(*disk).dump();
+        },
+        asString);
+  });
+}
+
+Napi::Value surveyDisk(Info info) {
+  return runAsync(
+      info.Env(),
+      [text = textAt(info, 0)] {
+        return surveyJson(*openLayers(parseDiskLayers(text), Chain::Access::readonly)).dump();
+      },
+      asString);
+}
+
+/** Compacts logs of a disk that no VM runs with; the newest is sealed if it is among them. */
+Napi::Value compactDisk(Info info) {
+  return guarded(info.Env(), [&] {
+    return runTask(
+        info.Env(), info[2].As<Napi::Function>(),
+        [text = textAt(info, 0), runs = parseLogRuns(textAt(info, 1))](Progress& progress) {
+          const auto disk = openLayers(parseDiskLayers(text), Chain::Access::redo);
+          if (!runs.empty() && runs.back().first + runs.back().logs == disk->layers().size())
+            disk->seal();
+          disk->compact(runs, progress);
+          return surveyJson(*disk).dump();
+        },
+        asString);
+  });
+}
+
+Napi::Value isSealedLog(Info info) {
+  return guarded(info.Env(),
+                 [&] { return Napi::Boolean::New(info.Env(), hasSeal(textAt(info, 0))); });
+}
+
 Napi::Value fileIdentity(Info info) {
   return guarded(info.Env(), [&] {
-    const Parent parent(textAt(info, 0), false);
+    const Parent parent(textAt(info, 0), Parent::Access::read);
     return asString(info.Env(), toJson(parent.identity()).dump());
+  });
+}
+
+Napi::Value copyFile(Info info) {
+  return guarded(info.Env(), [&] {
+    return runTask(
+        info.Env(), info[4].As<Napi::Function>(),
+        [source = textAt(info, 0), target = textAt(info, 1), from = numberAt(info, 2),
+         bytes = numberAt(info, 3)](Progress& progress) {
+          ckptfs::copyFile(source, target, from, bytes, progress);
+          return std::string("null");
+        },
+        asString);
+  });
+}
+
+/** Nanoseconds as decimal text, since a number of JavaScript does not hold them. */
+Napi::Value setModified(Info info) {
+  return guarded(info.Env(), [&] {
+    ckptfs::setModified(textAt(info, 0), std::stoull(textAt(info, 1)));
+    return info.Env().Undefined();
   });
 }
 
@@ -196,6 +328,8 @@ void defineFiles(Napi::Env env, Napi::Object exports) {
   define("openMemoryImage", openMemoryImage);
   define("openRestoreImage", openRestoreImage);
   define("openDisk", openDisk);
+  define("openOverlay", openOverlay);
+  define("fileSource", fileSource);
   define("verifiedSegments", verifiedSegments);
   define("verifyMemoryImage", verifyMemoryImage);
   define("diffMemoryImages", diffMemoryImages);
@@ -203,8 +337,16 @@ void defineFiles(Napi::Env env, Napi::Object exports) {
   define("compactCheckpoints", compactCheckpoints);
   define("exchangeDirectories", exchangeDirectories);
   define("verifyRedoLog", verifyRedo);
+  define("repairRedoLog", repairRedo);
+  define("mapDisk", mapDisk);
   define("createRedoLog", createRedoLog);
+  define("commitDisk", commitDisk);
+  define("surveyDisk", surveyDisk);
+  define("compactDisk", compactDisk);
+  define("isSealedLog", isSealedLog);
   define("fileIdentity", fileIdentity);
+  define("copyFile", copyFile);
+  define("setModified", setModified);
   define("lockFile", lockFile);
 }
 

@@ -10,7 +10,9 @@
 #include "binding/files.h"
 #include "binding/instance.h"
 #include "binding/source.h"
+#include "binding/task.h"
 #include "machine/machine.h"
+#include "machine/rendezvous.h"
 
 namespace ckptfs::binding {
 namespace {
@@ -43,20 +45,31 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
  public:
   static Napi::Function constructor(Napi::Env env) {
     using M = MachineObject;
-    return DefineClass(
-        env, "Machine",
-        {InstanceMethod<&M::loadFile>("loadFile"), InstanceMethod<&M::load>("load"),
-         InstanceMethod<&M::boot>("boot"), InstanceMethod<&M::restore>("restore"),
-         InstanceMethod<&M::start>("start"), InstanceMethod<&M::pause>("pause"),
-         InstanceMethod<&M::resume>("resume"), InstanceMethod<&M::save>("save"),
-         InstanceMethod<&M::cancelSave>("cancelSave"),
-         InstanceMethod<&M::retryRestore>("retryRestore"),
-         InstanceMethod<&M::saveProgress>("saveProgress"),
-         InstanceMethod<&M::restoreProgress>("restoreProgress"),
-         InstanceMethod<&M::consoleInput>("consoleInput"), InstanceMethod<&M::status>("status"),
-         InstanceMethod<&M::memory>("memory"), InstanceMethod<&M::disk>("disk"),
-         InstanceMethod<&M::savingMemory>("savingMemory"), InstanceMethod<&M::oracle>("oracle"),
-         InstanceMethod<&M::close>("close")});
+    return DefineClass(env, "Machine",
+                       {InstanceMethod<&M::loadFile>("loadFile"),
+                        InstanceMethod<&M::load>("load"),
+                        InstanceMethod<&M::boot>("boot"),
+                        InstanceMethod<&M::restore>("restore"),
+                        InstanceMethod<&M::start>("start"),
+                        InstanceMethod<&M::pause>("pause"),
+                        InstanceMethod<&M::resume>("resume"),
+                        InstanceMethod<&M::save>("save"),
+                        InstanceMethod<&M::proceedSave>("proceedSave"),
+                        InstanceMethod<&M::cancelSave>("cancelSave"),
+                        InstanceMethod<&M::freezeDisk>("freezeDisk"),
+                        InstanceMethod<&M::commitDisk>("commitDisk"),
+                        InstanceMethod<&M::surveyDisk>("surveyDisk"),
+                        InstanceMethod<&M::compactDisk>("compactDisk"),
+                        InstanceMethod<&M::retryRestore>("retryRestore"),
+                        InstanceMethod<&M::saveProgress>("saveProgress"),
+                        InstanceMethod<&M::restoreProgress>("restoreProgress"),
+                        InstanceMethod<&M::consoleInput>("consoleInput"),
+                        InstanceMethod<&M::status>("status"),
+                        InstanceMethod<&M::memory>("memory"),
+                        InstanceMethod<&M::disk>("disk"),
+                        InstanceMethod<&M::savingMemory>("savingMemory"),
+                        InstanceMethod<&M::oracle>("oracle"),
+                        InstanceMethod<&M::close>("close")});
   }
 
   explicit MachineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MachineObject>(info) {
@@ -134,29 +147,80 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
   Napi::Value save(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       machine();
-      auto resumed = Napi::ThreadSafeFunction::New(info.Env(), info[1].As<Napi::Function>(),
-                                                   "ckptfs save", 0, 1);
+      const auto request = parseCheckpointRequest(textAt(info, 0));
+      auto events = Napi::ThreadSafeFunction::New(info.Env(), info[1].As<Napi::Function>(),
+                                                  "ckptfs save", 0, 1);
       return runAsync(
           info.Env(),
-          [machine = machine_, request = parseCheckpointRequest(textAt(info, 0)),
-           resumed]() mutable {
+          [machine = machine_, request, events]() mutable {
             struct Release {
               Napi::ThreadSafeFunction& function;
               ~Release() { function.Release(); }
-            } release{resumed};
-            const CheckpointResult result = machine->save(request, [&](uint64_t pauseUs) {
-              resumed.NonBlockingCall([pauseUs](Napi::Env env, Napi::Function callback) {
-                callback.Call({Napi::Number::New(env, double(pauseUs))});
+            } release{events};
+            const auto tell = [&](const Json& event) {
+              events.NonBlockingCall([text = event.dump()](Napi::Env env, Napi::Function callback) {
+                callback.Call({Napi::String::New(env, text)});
               });
-            });
-            return toJson(result).dump();
+            };
+            std::shared_ptr<Rendezvous> rendezvous;
+            if (request.holdLimitMs)
+              rendezvous = std::make_shared<Rendezvous>(
+                  std::chrono::milliseconds(*request.holdLimitMs), [tell](SaveStep step) {
+                    tell({{"step", stepName(step)}});
+                  });
+            const auto resumed = [&](uint64_t pauseUs) { tell({{"pauseUs", pauseUs}}); };
+            return toJson(machine->save(request, resumed, std::move(rendezvous))).dump();
           },
           asString);
     });
   }
 
+  void proceedSave(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { machine().proceedSave(parseStep(textAt(info, 0))); });
+  }
+
   void cancelSave(const Napi::CallbackInfo&) {
     if (machine_) machine_->cancelSave();
+  }
+
+  Napi::Value freezeDisk(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return async(info, [id = textAt(info, 0), path = textAt(info, 1)](Machine& m) {
+        m.freezeDisk(id, path);
+      });
+    });
+  }
+
+  Napi::Value commitDisk(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      machine();
+      return runTask(
+          info.Env(), info[2].As<Napi::Function>(),
+          [machine = machine_, id = textAt(info, 0), commit = parseCommit(textAt(info, 1))](
+              Progress& progress) { return machine->commitDisk(id, commit, progress).dump(); },
+          asString);
+    });
+  }
+
+  Napi::Value surveyDisk(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      machine();
+      return runAsync(
+          info.Env(),
+          [machine = machine_, id = textAt(info, 0)] { return machine->surveyDisk(id).dump(); },
+          asString);
+    });
+  }
+
+  Napi::Value compactDisk(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      machine();
+      return runTask(
+          info.Env(), info[2].As<Napi::Function>(),
+          [machine = machine_, id = textAt(info, 0), runs = parseLogRuns(textAt(info, 1))](
+              Progress& progress) { return machine->compactDisk(id, runs, progress).dump(); },
+          asString);
+    });
   }
 
   void retryRestore(const Napi::CallbackInfo& info) {

@@ -23,6 +23,14 @@ inline constexpr unsigned kVirtioSource = 1;
 inline constexpr unsigned kVirtioSlots = 8;
 static_assert(kVirtioSource + kVirtioSlots <= kUartSource);
 
+inline constexpr uint64_t kGenerationBase = 0x1001'0000;
+inline constexpr uint64_t kGenerationBytes = 0x1000;
+inline constexpr unsigned kGenerationSource = 11;
+
+inline constexpr uint64_t kRtcBase = 0x1001'1000;
+inline constexpr uint64_t kRtcBytes = 0x1000;
+inline constexpr unsigned kRtcSource = 12;
+
 inline constexpr uint64_t kRamBase = 0x8000'0000;
 
 }  // namespace ckptfs::memory_map

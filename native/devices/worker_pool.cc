@@ -1,17 +1,15 @@
 #include "devices/worker_pool.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/thread_name.h"
 
 namespace ckptfs {
 
-WorkerPool::WorkerPool(unsigned threads, const std::string& name) {
-  for (unsigned i = 0; i < std::max(threads, 1u); ++i)
-    threads_.emplace_back([this, label = name + "-" + std::to_string(i)] {
-      nameThread(label.c_str());
-      work();
-    });
+WorkerPool::WorkerPool(unsigned threads, std::string name)
+    : limit_(std::max(threads, 1u)), name_(std::move(name)) {
+  begin();
 }
 
 WorkerPool::~WorkerPool() {
@@ -24,17 +22,29 @@ WorkerPool::~WorkerPool() {
 }
 
 void WorkerPool::submit(std::function<void()> job) {
-  {
-    const std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
+  const std::lock_guard lock(mutex_);
+  jobs_.push_back(std::move(job));
+  if (idle_ >= jobs_.size() || threads_.size() == limit_) return wake_.notify_one();
+  try {
+    begin();
+  } catch (const std::system_error&) {
+    // The system gives no more threads: those that there are get to it.
   }
-  wake_.notify_one();
+}
+
+void WorkerPool::begin() {
+  threads_.emplace_back([this, label = name_ + "-" + std::to_string(threads_.size())] {
+    nameThread(label.c_str());
+    work();
+  });
 }
 
 void WorkerPool::work() {
   std::unique_lock lock(mutex_);
   for (;;) {
+    ++idle_;
     wake_.wait(lock, [this] { return closing_ || !jobs_.empty(); });
+    --idle_;
     if (jobs_.empty()) return;
     const std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();

@@ -1,7 +1,9 @@
-// A few threads that carry out blocking disk requests for all devices of one machine.
+// Threads that carry out blocking disk requests for all devices of one machine.
 //
-// Jobs start in the order of submission. The queue needs no limit of its own: a device submits one
-// job per request in flight, and has at most a virtqueue of those (kQueueSizeMax).
+// A thread is started when a job finds none idle, up to a limit: a guest that has one request in
+// flight costs one thread. Jobs start in the order of submission. The queue needs no limit of its
+// own: a device submits one job per request in flight, and has at most a virtqueue of those
+// (kQueueSizeMax).
 #pragma once
 
 #include <condition_variable>
@@ -16,8 +18,8 @@ namespace ckptfs {
 
 class WorkerPool {
  public:
-  /** Starts `threads` threads (at least 1) named "<name>-<index>". */
-  WorkerPool(unsigned threads, const std::string& name);
+  /** Of at most `threads` threads (at least 1), named "<name>-<index>". */
+  WorkerPool(unsigned threads, std::string name);
   /** Carries out what was submitted, then joins the threads. */
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -27,12 +29,16 @@ class WorkerPool {
   void submit(std::function<void()> job);
 
  private:
+  void begin();
   void work();
 
-  std::mutex mutex_;  // guards jobs_ and closing_
+  const size_t limit_;
+  const std::string name_;
+  std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
   std::deque<std::function<void()>> jobs_;
   bool closing_ = false;
+  size_t idle_ = 0;  // threads that wait for a job
   std::vector<std::thread> threads_;
 };
 

@@ -23,6 +23,9 @@ struct Extent {
   }
 };
 
+/** Memory to write from, in order: of a request's segments, which lie apart. */
+using Buffers = std::span<const std::span<const std::byte>>;
+
 class Disk {
  public:
   static constexpr uint64_t kSectorBytes = 512;
@@ -32,7 +35,8 @@ class Disk {
   virtual bool readOnly() const noexcept = 0;
   /** Reads take any offset and length, all else multiples of 512. Out of range: Error(usage). */
   virtual void read(uint64_t offset, std::span<std::byte> into) = 0;
-  virtual void write(uint64_t offset, std::span<const std::byte> from) = 0;
+  virtual void writev(uint64_t offset, Buffers from) = 0;
+  void write(uint64_t offset, std::span<const std::byte> from) { writev(offset, {&from, 1}); }
   /** Returns once everything written before is durable. */
   virtual void flush() = 0;
   /** The range reads as zeros afterwards. `unmap` allows, not obliges, to free its space. */

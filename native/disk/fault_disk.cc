@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "disk/buffers.h"
 
 namespace ckptfs {
 
@@ -103,10 +104,10 @@ void FaultDisk::read(uint64_t offset, std::span<std::byte> into) {
   if (length != into.size()) failRequest();
 }
 
-void FaultDisk::write(uint64_t offset, std::span<const std::byte> from) {
-  const uint64_t length = enter(Faults::kWrite, offset, from.size());
-  disk_->write(offset, from.first(length));
-  if (length != from.size()) failRequest();
+void FaultDisk::writev(uint64_t offset, Buffers from) {
+  const uint64_t all = bytesOf(from), length = enter(Faults::kWrite, offset, all);
+  disk_->writev(offset, BufferReader(from).take(length));
+  if (length != all) failRequest();
 }
 
 void FaultDisk::flush() {

@@ -77,7 +77,7 @@ class FaultDisk final : public Disk {
   uint64_t bytes() const noexcept override { return disk_->bytes(); }
   bool readOnly() const noexcept override { return disk_->readOnly(); }
   void read(uint64_t offset, std::span<std::byte> into) override;
-  void write(uint64_t offset, std::span<const std::byte> from) override;
+  void writev(uint64_t offset, Buffers from) override;
   void flush() override;
   void writeZeroes(uint64_t offset, uint64_t length, bool unmap) override;
   void discard(uint64_t offset, uint64_t length) override;

@@ -2,26 +2,34 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
+#include "base/write_journal.h"
+#include "disk/buffers.h"
 
 namespace ckptfs {
 namespace {
 
 namespace fs = std::filesystem;
 
-// The process that holds a lock on the file open as `fd`, or 0 where it cannot be found out
-// (another user's process, another pid namespace). F_OFD_GETLK tells no pid, fdinfo does.
+constexpr size_t kPiecesMax = 64;  // of one system call
+
+// A process that holds a lock on the file open as `fd`, another one if there is; or 0 where it
+// cannot be found out (another user's process, another pid namespace). F_OFD_GETLK tells no pid,
+// fdinfo does.
 int lockHolder(int fd) {
   struct stat wanted;
   if (fstat(fd, &wanted) != 0) return 0;
   std::error_code none;
+  int self = 0;
   for (const auto& process : fs::directory_iterator("/proc", none)) {
     const std::string digits = process.path().filename();
     int pid = 0;
@@ -34,10 +42,13 @@ int lockHolder(int fd) {
         continue;
       std::ifstream info(process.path() / "fdinfo" / entry.path().filename());
       for (std::string line; std::getline(info, line);)
-        if (line.starts_with("lock:")) return pid;
+        if (line.starts_with("lock:")) {
+          if (pid != ::getpid()) return pid;
+          self = pid;
+        }
     }
   }
-  return 0;
+  return self;
 }
 
 }  // namespace
@@ -45,16 +56,20 @@ int lockHolder(int fd) {
 File::File(const char* kind, std::string path, Access access)
     : kind_(kind), path_(std::move(path)) {
   // O_NONBLOCK: a FIFO given by mistake must not hang the open; files and devices ignore it.
-  int flags = O_CLOEXEC | O_NONBLOCK | (access == Access::read ? O_RDONLY : O_RDWR);
-  if (access == Access::create) flags |= O_CREAT | O_EXCL;
-  fd_ = ::open(path_.c_str(), flags, 0600);
+  constexpr int kFlags = O_CLOEXEC | O_NONBLOCK;
+  const int created = access == Access::create ? O_CREAT | O_EXCL : 0;
+  if (access != Access::read) fd_ = ::open(path_.c_str(), kFlags | O_RDWR | created, 0600);
+  const bool notToBeWritten = errno == EACCES || errno == EPERM || errno == EROFS;
+  if (access == Access::read || (fd_ < 0 && access == Access::readFirst && notToBeWritten))
+    fd_ = ::open(path_.c_str(), kFlags | O_RDONLY);
   if (fd_ < 0) throwErrno(errno, "cannot open " + name());
   try {
     struct stat status;
     if (fstat(fd_, &status) != 0) throwErrno(errno, "cannot open " + name());
     if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
       throw Error(Code::usage, name() + " is neither a regular file nor a block device");
-    lock(access == Access::read ? F_RDLCK : F_WRLCK);
+    lock(access == Access::read || access == Access::readFirst ? F_RDLCK : F_WRLCK);
+    if (access == Access::create) WriteJournal::created(fd_, path_);
   } catch (...) {
     if (access == Access::create) ::unlink(path_.c_str());
     ::close(fd_);
@@ -82,6 +97,12 @@ void File::share() {
   lock(F_RDLCK);
 }
 
+void File::own() {
+  if ((fcntl(fd_, F_GETFL) & O_ACCMODE) != O_RDWR)
+    throw Error(Code::usage, name() + " cannot be written; it or its filesystem is read-only");
+  lock(F_WRLCK);
+}
+
 uint64_t File::bytes() const {
   const off_t end = ::lseek(fd_, 0, SEEK_END);  // stat knows no size of a block device
   if (end < 0) throwErrno(errno, "cannot tell the size of " + name());
@@ -101,10 +122,19 @@ void File::read(uint64_t offset, std::span<std::byte> into) const {
   }
 }
 
-void File::write(uint64_t offset, std::span<const std::byte> from) {
+void File::writev(uint64_t offset, Buffers from) {
   requireSound();
-  while (!from.empty()) {
-    const ssize_t put = ::pwrite(fd_, from.data(), from.size(), off_t(offset));
+  BufferReader written(from);
+  for (uint64_t left = bytesOf(from); left > 0;) {
+    std::array<iovec, kPiecesMax> pieces;
+    int count = 0;
+    BufferReader reader = written;
+    for (uint64_t rest = left; rest > 0 && count < int(kPiecesMax); ++count) {
+      const auto piece = reader.next(rest);
+      pieces[size_t(count)] = {const_cast<std::byte*>(piece.data()), piece.size()};
+      rest -= piece.size();
+    }
+    const ssize_t put = ::pwritev(fd_, pieces.data(), count, off_t(offset));
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) {
       const int err = put < 0 ? errno : ENOSPC;
@@ -114,23 +144,30 @@ void File::write(uint64_t offset, std::span<const std::byte> from) {
         throw Error(Code::noSpace, what + ": no space left for it; free some and try again");
       throwErrno(err, what + " at byte " + std::to_string(offset));
     }
-    offset += uint64_t(put);
-    from = from.subspan(size_t(put));
+    left -= uint64_t(put);
+    for (uint64_t rest = uint64_t(put); rest > 0;) {
+      const auto piece = written.next(rest);
+      WriteJournal::wrote(fd_, offset, piece);
+      offset += piece.size();
+      rest -= piece.size();
+    }
   }
 }
 
 void File::sync() {
   requireSound();
-  finishSync(::fdatasync(fd_));
+  const size_t since = WriteJournal::syncing();
+  finishSync(::fdatasync(fd_), since);
 }
 
 void File::syncWithTimes() {
   requireSound();
-  finishSync(::fsync(fd_));
+  const size_t since = WriteJournal::syncing();
+  finishSync(::fsync(fd_), since);
 }
 
-void File::finishSync(int result) {
-  if (result == 0) return;
+void File::finishSync(int result, size_t since) {
+  if (result == 0) return WriteJournal::synced(fd_, since);
   const int err = errno;
   syncFailed_ = true;
   throwErrno(err, "cannot make " + name() + " durable");
@@ -138,6 +175,7 @@ void File::finishSync(int result) {
 
 void File::truncate(uint64_t bytes) {
   if (::ftruncate(fd_, off_t(bytes)) != 0) throwErrno(errno, "cannot truncate " + name());
+  WriteJournal::truncated(fd_, bytes);
 }
 
 void File::requireSound() const {
@@ -153,8 +191,16 @@ void File::rename(const std::string& path) {
   if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0 &&
       (errno != EINVAL || ::rename(path_.c_str(), path.c_str()) != 0))
     throwErrno(errno, "cannot create " + std::string(kind_) + " " + path);
+  WriteJournal::renamed(path_, path);
   path_ = path;
   syncDirectoryOf(path);
+}
+
+void File::replace(const std::string& path) {
+  if (::rename(path_.c_str(), path.c_str()) != 0)
+    throwErrno(errno, "cannot replace " + std::string(kind_) + " " + path);
+  WriteJournal::renamed(path_, path);
+  path_ = path;
 }
 
 void syncDirectoryOf(const std::string& path) {
@@ -162,9 +208,11 @@ void syncDirectoryOf(const std::string& path) {
   const std::string directory = parent.empty() ? "." : parent.string();
   const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) throwErrno(errno, "cannot open directory " + directory);
+  const size_t since = WriteJournal::syncing();
   const int failed = ::fsync(fd) == 0 ? 0 : errno;
   ::close(fd);
   if (failed != 0) throwErrno(failed, "cannot make directory " + directory + " durable");
+  WriteJournal::syncedDirectory(directory, since);
 }
 
 }  // namespace ckptfs

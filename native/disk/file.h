@@ -15,14 +15,21 @@
 #include <span>
 #include <string>
 
+#include "disk/disk.h"
+
 namespace ckptfs {
 
 class File {
  public:
-  enum class Access : uint8_t { read, write, create };
+  enum class Access : uint8_t {
+    read,
+    readFirst,  // to read until own(); to read only where it cannot be opened to write
+    write,
+    create,
+  };
 
   /**
-   * Opens and locks a regular file or block device: shared to read, exclusive to write. `kind`
+   * Opens and locks a regular file or block device: exclusive to write, else shared. `kind`
    * names it in messages ("disk"). Throws Error: notFound, exists, busy (with the holder's pid
    * where it can be found), usage for another kind of file, io.
    */
@@ -41,7 +48,8 @@ class File {
   /** Fills `into`; a file that ends before is Error(damaged). */
   void read(uint64_t offset, std::span<std::byte> into) const;
   /** Writes all of `from`, or throws (noSpace, io) and may have written a part. */
-  void write(uint64_t offset, std::span<const std::byte> from);
+  void writev(uint64_t offset, Buffers from);
+  void write(uint64_t offset, std::span<const std::byte> from) { writev(offset, {&from, 1}); }
   /** Everything written before is durable when it returns. */
   void sync();
   /** The same, and the modification time too. */
@@ -50,14 +58,19 @@ class File {
   /** Gives the file another name, durably; Error(exists) if it is taken. Only right after creation.
    */
   void rename(const std::string& path);
+  /** The same, but a file of that name is replaced; durable once the directory is synced. */
+  void replace(const std::string& path);
   /** Turns an exclusive lock into a shared one. */
   void share();
+  /** Turns a shared lock into an exclusive one, of a file opened readFirst. Error(busy) while
+   * others read it; usage if it cannot be written. */
+  void own();
   /** Throws Error(io) after a failed sync. */
   void requireSound() const;
 
  private:
   void lock(short type);
-  void finishSync(int result);
+  void finishSync(int result, size_t since);
 
   const char* kind_;
   std::string path_;

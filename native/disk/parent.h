@@ -1,9 +1,9 @@
 // The raw file or block device that a virtual disk starts from.
 //
-// Opened read-only it is shared among any number of VMs; opened writable it belongs to one.
-// freeze() turns the second into the first, when redo logs take over its writes. Reads and writes
-// may come from several threads at once; freeze() only while no write is under way. Ranges are
-// checked by Chain.
+// Read-only it is shared among any number of VMs; while it is written it belongs to one: from the
+// start, if the guest writes to it directly, or from own() on, if redo logs are committed into it.
+// freeze() makes it read-only again. Reads and writes may come from several threads at once;
+// freeze() only while no write is under way. Ranges are checked by Chain.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,13 @@ struct ParentIdentity {
 
 class Parent {
  public:
+  enum class Access : uint8_t {
+    read,
+    commit,  // to read, until own()
+    direct,  // writes of the guest go to it
+  };
   /** Throws Error: notFound, busy, io; usage if it is empty or not a whole number of sectors. */
-  Parent(const std::string& path, bool writable);
+  Parent(const std::string& path, Access access);
 
   const std::string& path() const noexcept { return file_.path(); }
   uint64_t bytes() const noexcept { return bytes_; }
@@ -36,10 +41,23 @@ class Parent {
   void require(const ParentIdentity& expected) const;
 
   void read(uint64_t offset, std::span<std::byte> into) const { file_.read(offset, into); }
+  void writev(uint64_t offset, Buffers from) { file_.writev(offset, from); }
   void write(uint64_t offset, std::span<const std::byte> from) { file_.write(offset, from); }
+  /** The longest run from `offset` on, of at most `length` bytes, that is a hole or is none. */
+  struct Run {
+    uint64_t bytes;
+    bool hole;
+  };
+  Run run(uint64_t offset, uint64_t length) const;
+  /** What the guest wrote to it is durable when it returns; nothing to do unless that was direct.
+   */
   void flush();
   /** The range reads as zeros afterwards, its space freed if `unmap` and the filesystem can. */
   void zero(uint64_t offset, uint64_t length, bool unmap);
+  /** Takes it for a commit. Throws Error: busy while others use it; usage if it is read-only. */
+  void own();
+  /** What a commit wrote to it is durable when it returns. */
+  void sync() { file_.sync(); }
   /** Makes all durable, records the identity and shares the file; idempotent. */
   void freeze();
 
@@ -49,7 +67,7 @@ class Parent {
   File file_;
   uint64_t bytes_;
   mutable std::mutex mutex_;  // guards the two below
-  bool writable_;
+  enum class Writer : uint8_t { none, guest, commit } writer_;
   ParentIdentity identity_;
 };
 

@@ -1,24 +1,56 @@
 #include "disk/redo_index.h"
 
 #include <algorithm>
-#include <bit>
+#include <iterator>
 
 namespace ckptfs {
 
-uint64_t RedoIndex::nextData(uint64_t first, uint64_t end) const {
-  for (auto it = chunks_.lower_bound(first / kChunkBlocks); it != chunks_.end(); ++it) {
-    const uint64_t start = it->first * kChunkBlocks;
-    if (start >= end) break;
-    uint64_t present = it->second.present;
-    if (start < first) present &= ~uint64_t{0} << (first - start);
-    if (present != 0) return std::min(end, start + uint64_t(std::countr_zero(present)));
-  }
-  return end;
+namespace {
+
+template <class Entries>
+auto lowerBound(Entries& entries, uint64_t block) {
+  return std::lower_bound(
+      entries.begin(), entries.end(), block,
+      [](const IndexEntry& entry, uint64_t wanted) { return entry.block < wanted; });
+}
+
+}  // namespace
+
+RedoIndex::Cursor RedoIndex::seek(uint64_t block) const {
+  auto leaf = leaves_.upper_bound(block);
+  if (leaf == leaves_.begin()) return {leaf, 0};
+  --leaf;
+  Cursor cursor{leaf, size_t(lowerBound(leaf->second, block) - leaf->second.begin())};
+  if (cursor.at == leaf->second.size()) cursor = {std::next(leaf), 0};
+  return cursor;
+}
+
+void RedoIndex::next(Cursor& cursor) const {
+  if (++cursor.at == cursor.leaf->second.size()) cursor = {std::next(cursor.leaf), 0};
+}
+
+RedoIndex::Leaves::iterator RedoIndex::leafOf(uint64_t block) {
+  auto after = leaves_.upper_bound(block);
+  if (after != leaves_.begin()) return std::prev(after);
+  if (after == leaves_.end()) return leaves_.emplace(block, Leaf{}).first;
+  auto first = leaves_.extract(after);
+  first.key() = block;
+  return leaves_.insert(std::move(first)).position;
+}
+
+void RedoIndex::split(Leaves::iterator leaf) {
+  const auto middle = leaf->second.begin() + kLeafEntries / 2;
+  leaves_.emplace(middle->block, Leaf(middle, leaf->second.end()));
+  leaf->second.erase(middle, leaf->second.end());
 }
 
 RedoIndex::Run RedoIndex::find(uint64_t first, uint64_t count, Locations& locations) const {
   const uint64_t end = first + count;
-  const uint64_t data = nextData(first, end);
+  Cursor cursor = seek(first);
+  const auto blockAt = [this](const Cursor& at) {
+    return at.leaf == leaves_.end() ? UINT64_MAX : at.leaf->second[at.at].block;
+  };
+  const uint64_t data = std::min(end, blockAt(cursor));
   if (data > first) {
     const auto after = zeroes_.upper_bound(first);
     if (after != zeroes_.begin() && first < std::prev(after)->second)
@@ -27,26 +59,39 @@ RedoIndex::Run RedoIndex::find(uint64_t first, uint64_t count, Locations& locati
     return {Kind::absent, limit - first};
   }
   uint64_t found = 0;
-  auto it = chunks_.find(first / kChunkBlocks);
-  while (found < std::min(count, kRunBlocks)) {
-    const uint64_t block = first + found;
-    if (it != chunks_.end() && it->first < block / kChunkBlocks) ++it;
-    if (it == chunks_.end() || it->first != block / kChunkBlocks) break;
-    const uint64_t slot = block % kChunkBlocks;
-    if ((it->second.present >> slot & 1) == 0) break;
-    locations[found++] = it->second.at[slot];
+  for (; found < std::min(count, kRunBlocks) && blockAt(cursor) == first + found; next(cursor)) {
+    const IndexEntry& entry = cursor.leaf->second[cursor.at];
+    locations[found++] = {entry.offset, entry.checksum, 0};
   }
   return {Kind::data, found};
 }
 
 void RedoIndex::put(uint64_t first, uint64_t offset, uint32_t blockBytes,
                     std::span<const uint64_t> checksums) {
+  auto leaf = leaves_.end();
+  uint64_t leafEnd = 0;  // where the next one begins
+  const auto find = [&](uint64_t block) {
+    leaf = leafOf(block);
+    leafEnd = std::next(leaf) == leaves_.end() ? UINT64_MAX : std::next(leaf)->first;
+  };
   for (const uint64_t checksum : checksums) {
-    Chunk& chunk = chunks_[first / kChunkBlocks];
-    const uint64_t bit = uint64_t{1} << first % kChunkBlocks;
-    dataBlocks_ += (chunk.present & bit) == 0;
-    chunk.present |= bit;
-    chunk.at[first % kChunkBlocks] = {offset, checksum};
+    if (first >= leafEnd) find(first);
+    auto at = lowerBound(leaf->second, first);
+    const bool here = at != leaf->second.end() && at->block == first;
+    if (!here && leaf->second.size() == kLeafEntries) {
+      // What is written in order fills its leaves.
+      if (at == leaf->second.end() && leafEnd == UINT64_MAX)
+        leaves_.emplace(first, Leaf{});
+      else
+        split(leaf);
+      find(first);
+      at = lowerBound(leaf->second, first);
+    }
+    if (here)
+      *at = {first, offset, checksum};
+    else
+      leaf->second.insert(at, {first, offset, checksum});
+    dataBlocks_ += !here;
     first++;
     offset += blockBytes;
   }
@@ -54,18 +99,16 @@ void RedoIndex::put(uint64_t first, uint64_t offset, uint32_t blockBytes,
 
 void RedoIndex::zero(uint64_t first, uint64_t count) {
   uint64_t end = first + count;
-  for (uint64_t block = nextData(first, end); block < end; block = nextData(block, end)) {
-    const auto it = chunks_.find(block / kChunkBlocks);
-    Chunk& chunk = it->second;
-    const uint64_t start = it->first * kChunkBlocks;
-    uint64_t gone = ~uint64_t{0} << (block - start);
-    if (end - start < kChunkBlocks) gone &= ~(~uint64_t{0} << (end - start));
-    dataBlocks_ -= uint64_t(std::popcount(chunk.present & gone));
-    // Cleared locations are reset too, so that equal indexes compare equal.
-    for (uint64_t slot = 0; slot < kChunkBlocks; slot++)
-      if ((gone >> slot & 1) != 0) chunk.at[slot] = {};
-    chunk.present &= ~gone;
-    if (chunk.present == 0) chunks_.erase(it);
+  auto next = leaves_.upper_bound(first);
+  if (next != leaves_.begin()) --next;
+  while (next != leaves_.end() && next->first < end) {
+    const auto leaf = next++;
+    Leaf& entries = leaf->second;
+    const auto from = lowerBound(entries, first), to = lowerBound(entries, end);
+    dataBlocks_ -= uint64_t(to - from);
+    entries.erase(from, to);
+    if (entries.size() < entries.capacity() / 4) entries.shrink_to_fit();
+    if (entries.empty()) leaves_.erase(leaf);
   }
   // Extents that overlap or touch become one.
   auto it = zeroes_.upper_bound(first);
@@ -81,11 +124,7 @@ void RedoIndex::zero(uint64_t first, uint64_t count) {
 std::vector<IndexEntry> RedoIndex::entries() const {
   std::vector<IndexEntry> all;
   all.reserve(dataBlocks_);
-  for (const auto& [number, chunk] : chunks_)
-    for (uint64_t slot = 0; slot < kChunkBlocks; slot++)
-      if ((chunk.present >> slot & 1) != 0)
-        all.push_back(
-            {number * kChunkBlocks + slot, chunk.at[slot].offset, chunk.at[slot].checksum});
+  for (const auto& [first, leaf] : leaves_) all.insert(all.end(), leaf.begin(), leaf.end());
   return all;
 }
 

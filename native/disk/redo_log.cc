@@ -76,7 +76,8 @@ RedoLog::RedoLog(const std::string& path, Mode mode)
       writable_(mode == Mode::writer) {
   RedoScan scan = scanRedoLog(file_, header_);
   index_ = std::move(scan.index);
-  sealed_ = scan.sealed;
+  sealedIndex_ = std::move(scan.sealedIndex);
+  sealed_ = sealedIndex_ != nullptr;
   end_ = scan.end;
   nextSequence_ = scan.nextSequence;
   durable_ = scan.durableBytes;
@@ -124,27 +125,44 @@ void RedoLog::checkBlock(uint64_t block, const BlockLocation& at, std::span<std:
 
 RedoLog::Run RedoLog::read(uint64_t first, std::span<std::byte> into) const {
   RedoIndex::Locations at;
-  RedoIndex::Run run;
-  {
-    const std::shared_lock lock(indexLock_);
-    run = index_.find(first, into.size() / blockBytes(), at);
-  }
-  if (run.kind == RedoIndex::Kind::absent) return {false, run.count};
-  into = into.first(run.count * blockBytes());
-  if (run.kind == RedoIndex::Kind::zeroes) {
+  const auto [kind, count] = find(first, into.size() / blockBytes(), at);
+  if (kind == RedoIndex::Kind::absent) return {false, count};
+  into = into.first(count * blockBytes());
+  if (kind == RedoIndex::Kind::zeroes)
     std::fill(into.begin(), into.end(), std::byte{0});
-    return {true, run.count};
-  }
-  for (uint64_t done = 0; done < run.count;) {
+  else
+    readAt(first, std::span(at).first(count), into);
+  return {true, count};
+}
+
+RedoIndex::Run RedoLog::find(uint64_t first, uint64_t count,
+                             RedoIndex::Locations& locations) const {
+  const std::shared_lock lock(indexLock_);
+  return sealedIndex_ ? sealedIndex_->find(first, count, locations)
+                      : index_.find(first, count, locations);
+}
+
+std::shared_ptr<const SealedIndex> RedoLog::sealedIndex() const {
+  const std::shared_lock lock(indexLock_);
+  return sealedIndex_;
+}
+
+SealedIndex RedoLog::indexNow() const {
+  const std::shared_lock lock(indexLock_);
+  return sealedIndex_ ? *sealedIndex_ : SealedIndex(index_);
+}
+
+void RedoLog::readAt(uint64_t first, std::span<const BlockLocation> at,
+                     std::span<std::byte> into) const {
+  for (uint64_t done = 0; done < at.size();) {
     uint64_t together = 1;  // blocks that one read can fetch
-    while (done + together < run.count &&
+    while (done + together < at.size() &&
            at[done + together].offset == at[done].offset + together * blockBytes())
       together++;
     file_.read(at[done].offset, into.subspan(done * blockBytes(), together * blockBytes()));
     for (; together > 0; together--, done++)
       checkBlock(first + done, at[done], into.subspan(done * blockBytes(), blockBytes()));
   }
-  return {true, run.count};
 }
 
 // Called with append_ held.
@@ -169,6 +187,8 @@ void RedoLog::append(Record& record) {
   }
   end_ += record.bytes().size();
   nextSequence_++;
+  if (!writeback_) writeback_ = std::make_unique<Writeback>(file_.fd(), end_);
+  writeback_->advance(end_);
 }
 
 void RedoLog::write(Record& record) {
@@ -213,7 +233,8 @@ void RedoLog::seal() {
   // In three steps, so that a valid seal proves that all before it was durable, the index included.
   file_.sync();
   durable_ = end_;
-  Record index = Record::index(index_);
+  const auto sealedIndex = std::make_shared<const SealedIndex>(index_);
+  Record index = Record::index(*sealedIndex);
   const uint64_t indexOffset = end_;
   append(index);
   file_.sync();
@@ -223,7 +244,11 @@ void RedoLog::seal() {
   file_.sync();
   durable_ = end_;
   sealed_ = true;
+  writeback_.reset();
   file_.share();
+  const std::unique_lock indexLock(indexLock_);
+  sealedIndex_ = sealedIndex;
+  index_ = {};
 }
 
 }  // namespace ckptfs

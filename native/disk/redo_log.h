@@ -23,6 +23,8 @@
 #include "disk/redo_index.h"
 #include "disk/redo_record.h"
 #include "disk/redo_scan.h"
+#include "disk/sealed_index.h"
+#include "disk/writeback.h"
 
 namespace ckptfs {
 
@@ -65,6 +67,17 @@ class RedoLog {
   };
   Run read(uint64_t first, std::span<std::byte> into) const;
 
+  /** What the log has from block `first` on: the longest run of one kind, of at most `count` blocks
+   *  (RedoIndex::kRunBlocks of data, which lie at `locations`). */
+  RedoIndex::Run find(uint64_t first, uint64_t count, RedoIndex::Locations& locations) const;
+  /** Reads blocks from `first` on that lie at `locations`. Throws Error: damaged, io. */
+  void readAt(uint64_t first, std::span<const BlockLocation> locations,
+              std::span<std::byte> into) const;
+  /** All that the log has, once it is sealed; null before. */
+  std::shared_ptr<const SealedIndex> sealedIndex() const;
+  /** All that it has at this moment. */
+  SealedIndex indexNow() const;
+
   /** Appends the blocks of `record`, made by Record::data with this log's block size. */
   void write(Record& record);
   void writeZeroes(uint64_t first, uint64_t count);
@@ -72,6 +85,9 @@ class RedoLog {
   void flush();
   /** Makes the log durable and immutable, and shares the file; idempotent. */
   void seal();
+  /** Gives it another name, at once; a file that had it is gone. Durable once the directory is
+   *  synced. By the one thread that knows the log. */
+  void moveTo(const std::string& path) { file_.replace(path); }
 
  private:
   RedoLog(const std::string& path, const RedoHeader& header);  // creates
@@ -91,9 +107,11 @@ class RedoLog {
   uint64_t nextSequence_;
   uint64_t durable_;    // all below is known to be durable
   uint64_t unflushed_;  // the end of the last record that a flush must make durable
+  std::unique_ptr<Writeback> writeback_;  // of a log that is written
 
   mutable std::shared_mutex indexLock_;
-  RedoIndex index_;
+  RedoIndex index_;  // empty once there is the other
+  std::shared_ptr<const SealedIndex> sealedIndex_;
 };
 
 }  // namespace ckptfs

@@ -1,28 +1,28 @@
 #include "disk/redo_record.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "base/error.h"
+#include "base/page_buffer.h"
+#include "base/xxh3.h"
 
 namespace ckptfs {
 namespace {
-
-// Both counts are bounded by the caller to what fits a file, so nothing here can overflow.
-uint64_t headBytesOf(RecordType type, uint64_t first, uint64_t count) {
-  uint64_t bytes = sizeof(RecordHeader);
-  if (type == RecordType::data) bytes += count * sizeof(uint64_t);
-  if (type == RecordType::index) bytes += count * sizeof(IndexEntry) + first * sizeof(ZeroExtent);
-  return (bytes + kRedoAlignBytes - 1) / kRedoAlignBytes * kRedoAlignBytes;
-}
 
 uint64_t headerChecksum(const RedoHeader& header) {
   return XXH3_64bits(&header, offsetof(RedoHeader, checksum));
 }
 
 }  // namespace
+
+// Both counts are bounded by the caller to what fits a file, so nothing here can overflow.
+uint64_t recordHeadBytes(RecordType type, uint64_t first, uint64_t count) {
+  uint64_t bytes = sizeof(RecordHeader);
+  if (type == RecordType::data) bytes += count * sizeof(uint64_t);
+  if (type == RecordType::index) bytes += count * sizeof(IndexEntry) + first * sizeof(ZeroExtent);
+  return (bytes + kRedoAlignBytes - 1) / kRedoAlignBytes * kRedoAlignBytes;
+}
 
 uint64_t blockChecksum(std::span<const std::byte> block) noexcept {
   return XXH3_64bits(block.data(), block.size());
@@ -71,7 +71,7 @@ RedoHeader RedoHeader::load(const File& file) {
 
 Record::Record(RecordType type, uint64_t first, uint64_t count, uint64_t dataBytes)
     : header_{},
-      headBytes_(headBytesOf(type, first, count)),
+      headBytes_(recordHeadBytes(type, first, count)),
       dataBytes_(dataBytes),
       bytes_(std::make_unique_for_overwrite<std::byte[]>(headBytes_ + dataBytes)) {
   std::memcpy(header_.magic, RecordHeader::kMagic, sizeof header_.magic);
@@ -95,14 +95,11 @@ Record Record::mark() {
   return Record(RecordType::mark, 0, 0, 0);
 }
 
-Record Record::index(const RedoIndex& index) {
-  const auto entries = index.entries();
-  const auto extents = index.extents();
-  Record record(RecordType::index, extents.size(), entries.size(), 0);
-  std::byte* at = record.bytes_.get() + sizeof(RecordHeader);
-  if (!entries.empty()) std::memcpy(at, entries.data(), entries.size() * sizeof(IndexEntry));
-  at += entries.size() * sizeof(IndexEntry);
-  if (!extents.empty()) std::memcpy(at, extents.data(), extents.size() * sizeof(ZeroExtent));
+Record Record::index(const SealedIndex& index) {
+  const auto entries = std::as_bytes(index.entries()), extents = std::as_bytes(index.extents());
+  Record record(RecordType::index, index.extents().size(), index.entries().size(), 0);
+  std::byte* const at = record.bytes_.get() + sizeof(RecordHeader);
+  std::copy(extents.begin(), extents.end(), std::copy(entries.begin(), entries.end(), at));
   return record;
 }
 
@@ -166,37 +163,35 @@ bool RecordReader::load(uint64_t offset) {
   offset_ = offset;
   if (offset % kRedoAlignBytes != 0 || offset > fileBytes_ || fileBytes_ - offset < kRedoAlignBytes)
     return refuse("the file ends within it");
-  head_.resize(kRedoAlignBytes / sizeof(uint64_t));
-  file_.read(offset, std::as_writable_bytes(std::span(head_)));
-  std::memcpy(&header_, head_.data(), sizeof header_);
+  head_ = std::make_shared_for_overwrite<std::byte[]>(kRedoAlignBytes);
+  file_.read(offset, {head_.get(), kRedoAlignBytes});
+  std::memcpy(&header_, head_.get(), sizeof header_);
   if (const char* what = fault()) return refuse(what);
 
-  const uint64_t headBytes = headBytesOf(header_.type, header_.first, header_.count);
+  const uint64_t headBytes = recordHeadBytes(header_.type, header_.first, header_.count);
   dataOffset_ = offset + headBytes;
   dataBytes_ = header_.type == RecordType::data ? header_.count * log_.blockBytes : 0;
   if (headBytes + dataBytes_ > fileBytes_ - offset) return refuse("the file ends within it");
   if (headBytes > kRedoAlignBytes) {
-    head_.resize(headBytes / sizeof(uint64_t));
-    file_.read(offset + kRedoAlignBytes,
-               std::as_writable_bytes(std::span(head_)).subspan(kRedoAlignBytes));
+    head_ = std::make_shared_for_overwrite<std::byte[]>(headBytes);
+    file_.read(offset, {head_.get(), headBytes});
   }
-  head_[offsetof(RecordHeader, checksum) / sizeof(uint64_t)] = 0;
-  if (XXH3_64bits_withSeed(head_.data(), headBytes, log_.seed()) != header_.checksum)
+  std::memset(head_.get() + offsetof(RecordHeader, checksum), 0, sizeof header_.checksum);
+  if (XXH3_64bits_withSeed(head_.get(), headBytes, log_.seed()) != header_.checksum)
     return refuse("its head does not match its checksum");
   return true;
 }
 
 std::span<const uint64_t> RecordReader::checksums() const {
-  return std::span(head_).subspan(sizeof(RecordHeader) / sizeof(uint64_t), header_.count);
+  return {reinterpret_cast<const uint64_t*>(head_.get() + sizeof(RecordHeader)), header_.count};
 }
 
 bool RecordReader::dataValid() {
   if (header_.type != RecordType::data) return true;
-  std::vector<std::byte> data(dataBytes_);
-  file_.read(dataOffset_, data);
+  const PageBuffer data(dataBytes_);
+  file_.read(dataOffset_, data.span());
   for (uint64_t i = 0; i < header_.count; i++)
-    if (blockChecksum(std::span(data).subspan(i * log_.blockBytes, log_.blockBytes)) !=
-        checksums()[i])
+    if (blockChecksum(data.span().subspan(i * log_.blockBytes, log_.blockBytes)) != checksums()[i])
       return refuse("the data of block " + std::to_string(header_.first + i) + " (byte " +
                     std::to_string(dataOffset_ + i * log_.blockBytes) +
                     ") does not match its checksum");
@@ -207,34 +202,34 @@ void RecordReader::applyTo(RedoIndex& index) const {
   if (header_.type == RecordType::data)
     index.put(header_.first, dataOffset_, log_.blockBytes, checksums());
   if (header_.type == RecordType::zeroes) index.zero(header_.first, header_.count);
-  if (header_.type != RecordType::index) return;
+}
 
+SealedIndex RecordReader::index() const {
   const auto require = [&](bool good) {
     if (!good)
       throw Error(Code::damaged, file_.name() +
                                      " is damaged: its index holds impossible values; "
                                      "restore it from a backup");
   };
-  index = {};
-  const std::byte* at = reinterpret_cast<const std::byte*>(head_.data()) + sizeof(RecordHeader);
-  const std::byte* const extents = at + header_.count * sizeof(IndexEntry);
-  ZeroExtent extent;
-  uint64_t end = 0;
-  for (uint64_t i = 0; i < header_.first; i++) {
-    std::memcpy(&extent, extents + i * sizeof extent, sizeof extent);
-    require(extent.count > 0 && extent.first < log_.blocks() &&
-            extent.count <= log_.blocks() - extent.first && (i == 0 || extent.first > end));
-    index.zero(extent.first, extent.count);
-    end = extent.first + extent.count;
+  // What was read has the layout of both arrays; they consist of 64-bit words alone.
+  const std::byte* const at = head_.get() + sizeof(RecordHeader);
+  const std::span entries(reinterpret_cast<const IndexEntry*>(at), header_.count);
+  const std::span extents(reinterpret_cast<const ZeroExtent*>(entries.data() + entries.size()),
+                          header_.first);
+  const uint64_t blocks = log_.blocks();
+  require(offset_ >> SealedIndex::kOffsetBits == 0);
+  for (uint64_t i = 0, end = 0; i < extents.size(); i++) {
+    const auto& [first, count] = extents[i];
+    require(count > 0 && first < blocks && count <= blocks - first && (i == 0 || first > end));
+    end = first + count;
   }
-  IndexEntry entry;
-  for (uint64_t i = 0, least = 0; i < header_.count; i++, least = entry.block + 1) {
-    std::memcpy(&entry, at + i * sizeof entry, sizeof entry);
-    require(entry.block >= least && entry.block < log_.blocks() &&
-            entry.offset % kRedoAlignBytes == 0 && entry.offset > 0 && entry.offset <= offset_ &&
-            log_.blockBytes <= offset_ - entry.offset);
-    index.put(entry.block, entry.offset, log_.blockBytes, {&entry.checksum, 1});
+  uint64_t least = 0;
+  for (const auto& [block, offset, checksum] : entries) {
+    require(block >= least && block < blocks && offset % kRedoAlignBytes == 0 && offset > 0 &&
+            offset <= offset_ && log_.blockBytes <= offset_ - offset);
+    least = block + 1;
   }
+  return {head_, entries, extents};
 }
 
 }  // namespace ckptfs

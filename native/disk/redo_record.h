@@ -17,6 +17,7 @@
 
 #include "disk/file.h"
 #include "disk/redo_index.h"
+#include "disk/sealed_index.h"
 
 namespace ckptfs {
 
@@ -80,13 +81,16 @@ struct RecordHeader {
 static_assert(sizeof(RecordHeader) == 64 && offsetof(RecordHeader, checksum) == 56);
 static_assert(sizeof(IndexEntry) == 24 && sizeof(ZeroExtent) == 16);
 
+/** Bytes of a record without its data; `first` and `count` as in its header. */
+uint64_t recordHeadBytes(RecordType type, uint64_t first, uint64_t count);
+
 class Record {
  public:
   /** Room for `count` (1..kMaxDataBlocks) blocks, to be filled through data(). */
   static Record data(uint64_t first, uint64_t count, uint32_t blockBytes);
   static Record zeroes(uint64_t first, uint64_t count);
   static Record mark();
-  static Record index(const RedoIndex& index);
+  static Record index(const SealedIndex& index);
   static Record seal(uint64_t indexOffset, uint64_t fileBytes);
 
   const RecordHeader& header() const noexcept { return header_; }
@@ -130,9 +134,11 @@ class RecordReader {
   uint64_t end() const noexcept { return dataOffset_ + dataBytes_; }
   /** Whether every block of a data record has its checksum. */
   bool dataValid();
-  /** Lets the record act on `index`; throws Error(damaged) for an index record that contradicts
-   * itself. */
+  /** Lets a record of data or zeroes act on `index`; others say nothing new. */
   void applyTo(RedoIndex& index) const;
+  /** What an index record says, in the memory it was read to. Throws Error(damaged) if it
+   * contradicts itself. */
+  SealedIndex index() const;
 
  private:
   bool refuse(const std::string& why);
@@ -144,7 +150,7 @@ class RecordReader {
   uint64_t fileBytes_;
   uint64_t offset_ = 0, dataOffset_ = 0, dataBytes_ = 0;
   RecordHeader header_ = {};
-  std::vector<uint64_t> head_;  // 64-bit words, so that entries can be used in place
+  std::shared_ptr<std::byte[]> head_;  // aligned, so that entries can be used in place
   std::string why_;
 };
 

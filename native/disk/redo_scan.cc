@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/page_buffer.h"
 
 namespace ckptfs {
 namespace {
@@ -28,12 +29,13 @@ uint64_t walk(RecordReader& reader, Visit visit) {
 void requireTorn(const File& file, RecordReader& reader, uint64_t stop, uint64_t fileBytes) {
   const uint64_t from = stop + kRedoAlignBytes;
   if (from >= fileBytes) return;
-  std::vector<std::byte> window(std::min<uint64_t>(1 << 20, fileBytes - from));
+  const PageBuffer window(std::min<uint64_t>(1 << 20, fileBytes - from));
   for (uint64_t at = from; at < fileBytes; at += window.size()) {
     const uint64_t length = std::min<uint64_t>(window.size(), fileBytes - at);
-    file.read(at, std::span(window).first(length));
+    file.read(at, window.first(length));
     for (uint64_t i = 0; i + kRedoAlignBytes <= length; i += kRedoAlignBytes) {
-      if (std::memcmp(&window[i], RecordHeader::kMagic, sizeof RecordHeader::kMagic) != 0) continue;
+      if (std::memcmp(window.data() + i, RecordHeader::kMagic, sizeof RecordHeader::kMagic) != 0)
+        continue;
       if (!reader.load(at + i)) continue;
       if (reader.header().durable > stop)
         throwDamaged(file, "the record at byte " + std::to_string(stop) +
@@ -42,9 +44,13 @@ void requireTorn(const File& file, RecordReader& reader, uint64_t stop, uint64_t
   }
 }
 
+bool saysTheSame(const SealedIndex& one, const SealedIndex& other) {
+  return std::ranges::equal(one.entries(), other.entries()) &&
+         std::ranges::equal(one.extents(), other.extents());
+}
+
 RedoScan scanSealed(const File& file, RecordReader& reader) {
   RedoScan scan;
-  scan.sealed = true;
   scan.end = scan.durableBytes = reader.end();
   scan.nextSequence = reader.header().sequence + 1;
   const uint64_t seal = reader.offset();
@@ -52,7 +58,7 @@ RedoScan scanSealed(const File& file, RecordReader& reader) {
   if (reader.header().type != RecordType::index || reader.end() != seal ||
       reader.header().sequence + 2 != scan.nextSequence)
     throwDamaged(file, "its seal names no index");
-  reader.applyTo(scan.index);
+  scan.sealedIndex = std::make_shared<const SealedIndex>(reader.index());
   return scan;
 }
 
@@ -70,8 +76,7 @@ RedoScan scanUnsealed(const File& file, RecordReader& reader, uint64_t fileBytes
   // is durable is checked when it is read, block by block.
   scan.end = walk(reader, [&] {
     if (reader.offset() >= durable && !reader.dataValid()) return false;
-    // An index without a seal says nothing that the records before it did not.
-    if (reader.header().type != RecordType::index) reader.applyTo(scan.index);
+    reader.applyTo(scan.index);
     scan.nextSequence = reader.header().sequence + 1;
     return true;
   });
@@ -79,14 +84,26 @@ RedoScan scanUnsealed(const File& file, RecordReader& reader, uint64_t fileBytes
   return scan;
 }
 
+/** Loads the seal, if there is one. */
+bool loadSeal(RecordReader& reader, uint64_t fileBytes) {
+  return fileBytes >= sizeof(RedoHeader) + 2 * kRedoAlignBytes &&
+         reader.load(fileBytes - kRedoAlignBytes) && reader.header().type == RecordType::seal;
+}
+
 }  // namespace
+
+bool hasSeal(const std::string& path) {
+  const File file("redo log", path, File::Access::read);
+  const RedoHeader header = RedoHeader::load(file);
+  const uint64_t fileBytes = file.bytes();
+  RecordReader reader(file, header, fileBytes);
+  return loadSeal(reader, fileBytes);
+}
 
 RedoScan scanRedoLog(const File& file, const RedoHeader& header) {
   const uint64_t fileBytes = file.bytes();
   RecordReader reader(file, header, fileBytes);
-  if (fileBytes >= sizeof(RedoHeader) + 2 * kRedoAlignBytes &&
-      reader.load(fileBytes - kRedoAlignBytes) && reader.header().type == RecordType::seal)
-    return scanSealed(file, reader);
+  if (loadSeal(reader, fileBytes)) return scanSealed(file, reader);
   return scanUnsealed(file, reader, fileBytes);
 }
 
@@ -102,21 +119,21 @@ std::vector<DiskProblem> verifyRedoLog(const std::string& path,
     if (sealedBytes && *sealedBytes != fileBytes)
       report("it has " + std::to_string(fileBytes) + " bytes instead of " +
              std::to_string(*sealedBytes));
-    if (sealedBytes && !scan.sealed) report("it is not sealed");
+    if (sealedBytes && !scan.sealedIndex) report("it is not sealed");
 
     RecordReader reader(file, header, fileBytes);
     RedoIndex rebuilt;
     const uint64_t stop = walk(reader, [&] {
       if (reader.offset() >= scan.end) return false;
       if (!reader.dataValid()) report(reader.why());
-      if (reader.header().type != RecordType::index) reader.applyTo(rebuilt);
+      reader.applyTo(rebuilt);
       return true;
     });
     if (stop != scan.end)
       report(reader.offset() == stop && !reader.why().empty()
                  ? reader.why()
                  : "record at byte " + std::to_string(stop) + ": it is out of sequence");
-    else if (rebuilt != scan.index)
+    else if (scan.sealedIndex && !saysTheSame(SealedIndex(rebuilt), *scan.sealedIndex))
       report("its index does not agree with its records");
   } catch (const Error& error) {
     if (error.code() == Code::busy) throw;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,11 +22,11 @@
 namespace ckptfs {
 
 struct RedoScan {
-  RedoIndex index;
-  uint64_t end = 0;  // the log's bytes, without a torn tail
+  RedoIndex index;                                 // of a log without a seal
+  std::shared_ptr<const SealedIndex> sealedIndex;  // of one with a seal; null without
+  uint64_t end = 0;                                // the log's bytes, without a torn tail
   uint64_t nextSequence = 1;
   uint64_t durableBytes = 0;  // known to have been durable
-  bool sealed = false;
 };
 
 /** What is wrong with which file. */
@@ -33,6 +34,9 @@ struct DiskProblem {
   std::string file;
   std::string what;
 };
+
+/** Whether the log at `path` ends with a seal; nothing else is looked at. Throws Error. */
+bool hasSeal(const std::string& path);
 
 /** Throws Error(damaged), saying which record and why. */
 RedoScan scanRedoLog(const File& file, const RedoHeader& header);

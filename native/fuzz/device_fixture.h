@@ -18,8 +18,8 @@ namespace ckptfs::fuzz {
 
 class DeviceFixture final : VcpuHost {
  public:
-  static constexpr uint64_t kRamBytes = 1 << 20;
-  static constexpr unsigned kHarts = 2;
+  static constexpr uint64_t kRamBytes = 1 << 16;
+  static constexpr unsigned kHarts = 1;
 
   DeviceFixture()
       : config_(configWith(scratch_.write("disk", Bytes(1 << 16)))),
@@ -36,7 +36,7 @@ class DeviceFixture final : VcpuHost {
   void thaw(const Json& state) {
     try {
       vcpus_->thaw(state.at("vcpus"));
-      platform_.thaw(state.at("devices"));
+      platform_.thaw(state.at("devices"), kDeviceStateFormat);
     } catch (const nlohmann::json::exception& error) {
       throw Error(Code::damaged, error.what());
     }
@@ -58,7 +58,8 @@ class DeviceFixture final : VcpuHost {
     const uint8_t text[] = {'x', 3, 13};
     platform_.uart().receive(text);
     for (const uint64_t base :
-         {memory_map::kPlicBase, memory_map::kUartBase, memory_map::kVirtioBase,
+         {memory_map::kPlicBase, memory_map::kUartBase, memory_map::kGenerationBase,
+          memory_map::kRtcBase, memory_map::kVirtioBase,
           memory_map::kVirtioBase + memory_map::kVirtioBytes})
       for (uint64_t offset = 0; offset < 0x200; offset += 4) {
         uint64_t value = 0;

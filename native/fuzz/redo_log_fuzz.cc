@@ -28,6 +28,7 @@ void mend(Bytes& bytes) {
   auto header = take<RedoHeader>(bytes, 0);
   header.checksum = XXH3_64bits(&header, offsetof(RedoHeader, checksum));
   std::memcpy(bytes.data(), &header, sizeof header);
+  if (header.blockBytes % kRedoAlignBytes != 0) return;  // no log, and records would not align
   for (size_t at = sizeof header; at < bytes.size();) {
     auto record = take<RecordHeader>(bytes, at);
     const size_t rest = bytes.size() - at;

@@ -51,7 +51,7 @@ CheckpointResult LiveSave::run(const std::function<void(uint64_t)>& resumed) {
     throw;
   }
   const auto image = std::make_shared<SavedMemory>(saver_, machine_.memory_.bytes());
-  machine_.setSavedMemory(image);
+  earlier_ = machine_.exchangeSavedMemory(image);
   resumed(result_.pauseUs);
   try {
     save();
@@ -73,6 +73,11 @@ void LiveSave::openBase() {
 
 void LiveSave::refuseCancelled() const {
   if (cancelled_) throw Error(Code::cancelled, "the checkpoint was cancelled");
+}
+
+/** Waits for the other VMs, if there are any. */
+void LiveSave::reach(SaveStep step) const {
+  if (rendezvous_) rendezvous_->reach(step);
 }
 
 void LiveSave::awaitRestore() const {
@@ -116,6 +121,7 @@ void LiveSave::prepare() {
   saver_ = {new Saver(memory, options), [reads = reads_](Saver* saver) { delete saver; }};
   running_ = saver_.get();
   refuseCancelled();
+  reach(SaveStep::prepared);
 }
 
 /** Leaves no disk request in flight, or none that the pause cannot bear. */
@@ -137,6 +143,7 @@ void LiveSave::pause() {
     ~ReleaseDevices() { platform.release(); }
   } devices{machine_.platform_};
   quietenDisks();
+  reach(SaveStep::quiet);
 
   const auto stopping = Clock::now();
   machine_.quiesce();
@@ -147,11 +154,13 @@ void LiveSave::pause() {
       if (!keep) machine.unquiesce();
     }
   };
-  Clock::time_point stopped, armed, copied, switched;
+  Clock::time_point stopped, begun, armed, copied, switched, done;
   {
     Unquiesce guest{machine_};
     if (!machine_.alive()) throw Error(Code::usage, "the guest ended before it could be saved");
     stopped = Clock::now();
+    reach(SaveStep::held);
+    begun = Clock::now();
     machine_.platform_.stop();
     saver_->arm();
     if (machine_.memory_.softTraced()) machine_.vcpus_->flushTranslations();
@@ -164,16 +173,21 @@ void LiveSave::pause() {
     for (Switch& disk : switches_) disk.chain->push(std::move(disk.fresh));
     switched = Clock::now();
     if (request_.oracle) machine_.takeOracle();
+    done = Clock::now();
+    reach(SaveStep::cut);
     if (request_.suspend) guest.keep = suspended_ = machine_.suspend();
   }
   const auto resumed = Clock::now();
   result_.pauseUs = microseconds(resumed - stopping);
-  result_.phasesUs = {microseconds(stopped - stopping), microseconds(armed - stopped),
-                      microseconds(copied - armed), microseconds(switched - copied)};
+  result_.phasesUs = {microseconds(stopped - stopping), microseconds(armed - begun),
+                      microseconds(copied - armed), microseconds(switched - copied),
+                      microseconds((begun - stopped) + (resumed - done))};
 }
 
 void LiveSave::save() {
   saver_->start();
+  // Not before: when its checkpoint was removed, the last close of its files frees their blocks.
+  earlier_.reset();
   try {
     for (const Switch& disk : switches_) seal(*disk.chain);
     result_.disks = frozenDisks();
@@ -210,6 +224,7 @@ std::vector<DiskConfig> LiveSave::frozenDisks() const {
     disk.id = attached.id;
     disk.parent = attached.chain->parentPath();
     disk.parentIdentity = attached.chain->parentIdentity();
+    disk.committed = attached.chain->committed();
     for (const auto& layer : attached.chain->layers())
       if (layer.sealed) disk.redo.push_back({layer.path, layer.bytes});
     disk.access = attached.chain->readOnly() ? "readonly" : "redo";
@@ -230,10 +245,16 @@ std::string LiveSave::FrozenMachine::toJson() const {
 
 void LiveSave::cancel() {
   cancelled_ = true;
+  if (rendezvous_) rendezvous_->cancel();
   if (Saver* saver = running_) {
     saver->cancel();
     reads_->abandon();
   }
+}
+
+void LiveSave::proceed(SaveStep step) {
+  if (!rendezvous_) throw Error(Code::usage, "the checkpoint waits for no other VM");
+  rendezvous_->proceed(step);
 }
 
 Json LiveSave::progress() const {

@@ -8,7 +8,8 @@
 //   running  A3  faulted blocks and the rest are saved by the Saver's threads; old redo logs are
 //                sealed, once the writes in flight have reached them
 //
-// A checkpoint with `suspend` stays in the second line until the guest is resumed (B9).
+// A checkpoint with `suspend` stays in the second line until the guest is resumed (B9). One of
+// several VMs waits for the others in between (D1); see Rendezvous.
 #pragma once
 
 #include <atomic>
@@ -22,6 +23,7 @@
 #include "disk/chain.h"
 #include "machine/machine_config.h"
 #include "machine/pending_reads.h"
+#include "machine/rendezvous.h"
 #include "machine/saved_memory.h"
 
 namespace ckptfs {
@@ -30,8 +32,10 @@ class Machine;
 
 class LiveSave {
  public:
-  LiveSave(Machine& machine, const CheckpointRequest& request)
-      : machine_(machine), request_(request) {}
+  /** `rendezvous` is null for a VM by itself. */
+  LiveSave(Machine& machine, const CheckpointRequest& request,
+           std::shared_ptr<Rendezvous> rendezvous)
+      : machine_(machine), request_(request), rendezvous_(std::move(rendezvous)) {}
   ~LiveSave();
 
   /** Runs it all on the calling thread. Throws Error with traces lifted and the guest as before. */
@@ -39,6 +43,8 @@ class LiveSave {
 
   // From any thread.
   void cancel();
+  /** Throws Error(usage) unless it waits there. */
+  void proceed(SaveStep step);
   Json progress() const;
 
  private:
@@ -56,6 +62,7 @@ class LiveSave {
   void openBase();
   void awaitRestore() const;
   void refuseCancelled() const;
+  void reach(SaveStep step) const;
   void prepare();
   void quietenDisks();
   void pause();
@@ -65,11 +72,13 @@ class LiveSave {
 
   Machine& machine_;
   const CheckpointRequest& request_;
+  const std::shared_ptr<Rendezvous> rendezvous_;
   std::atomic<bool> cancelled_{false};
   std::atomic<Saver*> running_{nullptr};  // for progress and cancel
   std::shared_ptr<const MemoryImage> base_;
   std::shared_ptr<PendingReads> reads_;  // made with the saver; empty if disks are drained
   std::shared_ptr<Saver> saver_;
+  std::shared_ptr<const SavedMemory> earlier_;  // of the save before
   std::vector<Switch> switches_;
   FrozenMachine frozen_;
   bool suspended_ = false;

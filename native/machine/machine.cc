@@ -5,6 +5,7 @@
 #include "base/thread_name.h"
 #include "cpu/rv64/cpus.h"
 #include "devices/memory_map.h"
+#include "devices/state_fields.h"
 #include "disk/file.h"
 #include "machine/live_save.h"
 
@@ -80,11 +81,13 @@ void Machine::restore(const RestoreRequest& request, std::shared_ptr<const Memor
   Json state;
   try {
     state = Json::parse(request.deviceState);
-    if (state.at("format") != kDeviceStateFormat)
+    const uint64_t format = field::number(state, "format", UINT64_MAX);
+    if (format == 0 || format > kDeviceStateFormat)
       throw Error(Code::unsupported, "device state: unknown format; use a newer ckptfs");
     clock_.set(fromHex(state.at("clock")));
     vcpus_->thaw(state.at("vcpus"));
-    platform_.thaw(state.at("devices"));
+    platform_.thaw(state.at("devices"), unsigned(format));
+    platform_.renew();
   } catch (const nlohmann::json::exception& error) {
     throw Error(Code::damaged, std::string("device state: ") + error.what());
   }
@@ -202,12 +205,13 @@ void Machine::resume() {
 }
 
 CheckpointResult Machine::save(const CheckpointRequest& request,
-                               const std::function<void(uint64_t)>& resumed) {
+                               const std::function<void(uint64_t)>& resumed,
+                               std::shared_ptr<Rendezvous> rendezvous) {
   if (!alive()) throw Error(Code::usage, "the guest does not run, so there is nothing to save");
   const std::unique_lock one(saveMutex_, std::try_to_lock);
   if (closing_) throw Error(Code::cancelled, "the VM is being closed");
   if (!one) throw Error(Code::busy, "another checkpoint of this VM is being saved");
-  LiveSave save(*this, request);
+  LiveSave save(*this, request, std::move(rendezvous));
   {
     std::lock_guard lock(liveMutex_);
     live_ = &save;
@@ -228,6 +232,12 @@ void Machine::cancelSave() {
   if (live_) live_->cancel();
 }
 
+void Machine::proceedSave(SaveStep step) {
+  std::lock_guard lock(liveMutex_);
+  if (!live_) throw Error(Code::usage, "no checkpoint is being saved");
+  live_->proceed(step);
+}
+
 void Machine::takeOracle() {
   const std::span ram(memory_.hostView(), memory_.bytes());
   if (!memory_.prepareRead(0, ram.size())) throw Error(Code::damaged, memoryError());
@@ -244,9 +254,10 @@ void Machine::setTracked(const std::string& id) {
   tracked_ = id;
 }
 
-void Machine::setSavedMemory(std::shared_ptr<const SavedMemory> saved) {
+std::shared_ptr<const SavedMemory> Machine::exchangeSavedMemory(
+    std::shared_ptr<const SavedMemory> saved) {
   const std::lock_guard lock(liveMutex_);
-  saved_ = std::move(saved);
+  return std::exchange(saved_, std::move(saved));
 }
 
 std::string Machine::memoryError() const {
@@ -281,6 +292,31 @@ void Machine::recover() {
   }
   unquiesce();
   platform_.retry();
+}
+
+void Machine::freezeDisk(const std::string& id, const std::string& path) {
+  const std::unique_lock noSave(saveMutex_, std::try_to_lock);
+  if (!noSave) throw Error(Code::busy, "a checkpoint is being saved; wait for it, then try again");
+  const auto chain = platform_.disk(id);
+  chain->push(chain->prepare(path));
+  chain->sealFrozen();
+}
+
+Json Machine::commitDisk(const std::string& id, const Commit& commit, Progress& progress) {
+  const auto chain = platform_.disk(id);
+  chain->commit(commit, progress);
+  return parentJson(*chain);
+}
+
+Json Machine::surveyDisk(const std::string& id) const {
+  return surveyJson(*platform_.disk(id));
+}
+
+Json Machine::compactDisk(const std::string& id, const std::vector<LogRun>& runs,
+                          Progress& progress) {
+  const auto chain = platform_.disk(id);
+  chain->compact(runs, progress);
+  return surveyJson(*chain);
 }
 
 void Machine::retryRestore() {

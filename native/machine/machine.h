@@ -28,7 +28,9 @@
 namespace ckptfs {
 
 class LiveSave;
+class Rendezvous;
 class SavedMemory;
+enum class SaveStep : uint8_t;
 
 class Machine final : VcpuHost {
  public:
@@ -56,11 +58,25 @@ class Machine final : VcpuHost {
   /** Quiesces the machine; holds nest with those of save(). Throws Error(io) if a vCPU is stuck. */
   void pause();
   void resume();
-  /** A live checkpoint; returns when it is complete and durable, or throws with traces lifted. */
+  /** A live checkpoint; returns when it is complete and durable, or throws with traces lifted. With
+   *  a `rendezvous` it waits for other VMs on its way. */
   CheckpointResult save(const CheckpointRequest& request,
-                        const std::function<void(uint64_t pauseUs)>& resumed);
+                        const std::function<void(uint64_t pauseUs)>& resumed,
+                        std::shared_ptr<Rendezvous> rendezvous = nullptr);
+  /** Lets a save() that waits at `step` go on. Throws Error(usage) if there is none. */
+  void proceedSave(SaveStep step);
   /** Makes a save() under way throw Error(cancelled). */
   void cancelSave();
+  /** From now on a disk's writes go to a new log at `path`; the logs below it are sealed. */
+  void freezeDisk(const std::string& id, const std::string& path);
+  /** Commits sealed logs of a disk while the guest runs; see Chain::commit. Its parent from then
+   * on. */
+  Json commitDisk(const std::string& id, const Commit& commit, Progress& progress);
+  /** How much of each redo log of a disk is of use; see surveyJson(). */
+  Json surveyDisk(const std::string& id) const;
+  /** Replaces sealed logs of a disk while the guest runs; see Chain::compact. What surveyDisk()
+   * says then. */
+  Json compactDisk(const std::string& id, const std::vector<LogRun>& runs, Progress& progress);
   /** Lets vCPUs that wait for memory that could not be read try again. */
   void retryRestore();
   /** Stops the guest for ever and joins all threads. */
@@ -118,7 +134,8 @@ class Machine final : VcpuHost {
   void takeOracle();
   std::string tracked() const;
   void setTracked(const std::string& id);
-  void setSavedMemory(std::shared_ptr<const SavedMemory> saved);
+  /** Returns the one before. */
+  std::shared_ptr<const SavedMemory> exchangeSavedMemory(std::shared_ptr<const SavedMemory> saved);
 
   const MachineConfig config_;
   const Events events_;

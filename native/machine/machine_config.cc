@@ -28,6 +28,25 @@ uint64_t parseDecimal(const std::string& text) {
   return value;
 }
 
+std::string toHex(const LogId& id) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string hex;
+  for (const uint8_t byte : id) hex.append({kDigits[byte >> 4], kDigits[byte & 15]});
+  return hex;
+}
+
+LogId parseLogId(const std::string& hex) {
+  LogId id;
+  if (hex.size() != 2 * id.size()) throw Error(Code::usage, "\"" + hex + "\" is no id of a log");
+  for (size_t i = 0; i < id.size(); ++i) {
+    const char* const at = hex.data() + 2 * i;
+    const auto [stop, error] = std::from_chars(at, at + 2, id[i], 16);
+    if (error != std::errc{} || stop != at + 2)
+      throw Error(Code::usage, "\"" + hex + "\" is no id of a log");
+  }
+  return id;
+}
+
 void readLayers(const Json& json, DiskLayers& layers) {
   json.at("parent").get_to(layers.parent);
   for (const Json& log : json.at("redo")) {
@@ -35,6 +54,7 @@ void readLayers(const Json& json, DiskLayers& layers) {
     if (const auto it = log.find("bytes"); it != log.end()) layer.sealedBytes = it->get<uint64_t>();
     layers.redo.push_back(std::move(layer));
   }
+  if (const auto it = json.find("committed"); it != json.end()) layers.committed = parseLogId(*it);
   if (const auto it = json.find("parentIdentity"); it != json.end()) {
     ParentIdentity identity;
     it->at("bytes").get_to(identity.bytes);
@@ -57,6 +77,22 @@ DiskLayers parseDiskLayers(const std::string& text) {
     DiskLayers layers;
     readLayers(json, layers);
     return layers;
+  });
+}
+
+Commit parseCommit(const std::string& text) {
+  return parse(text, "commit", [](const Json& json) {
+    return Commit{.logs = json.at("logs"),
+                  .into = json.value("into", std::string()),
+                  .again = json.at("again")};
+  });
+}
+
+std::vector<LogRun> parseLogRuns(const std::string& text) {
+  return parse(text, "compaction", [](const Json& json) {
+    std::vector<LogRun> runs;
+    for (const Json& run : json) runs.push_back({run.at("first"), run.at("logs"), run.at("path")});
+    return runs;
   });
 }
 
@@ -89,6 +125,23 @@ Json toJson(const ParentIdentity& identity) {
   return {{"bytes", identity.bytes}, {"mtimeNs", std::to_string(identity.mtimeNs)}};
 }
 
+Json parentJson(const Chain& chain) {
+  Json json = {{"parent", chain.parentPath()}, {"parentIdentity", toJson(chain.parentIdentity())}};
+  if (chain.committed() != LogId{}) json["committed"] = toHex(chain.committed());
+  return json;
+}
+
+Json surveyJson(const Chain& chain) {
+  Json logs = Json::array();
+  for (const LogSurvey& log : chain.survey())
+    logs.push_back({{"path", log.path},
+                    {"bytes", log.bytes},
+                    {"sealed", log.sealed},
+                    {"liveBytes", log.liveBytes},
+                    {"compactBytes", log.compactBytes}});
+  return logs;
+}
+
 CheckpointRequest parseCheckpointRequest(const std::string& text) {
   return parse(text, "save request", [](const Json& json) {
     CheckpointRequest request;
@@ -104,6 +157,8 @@ CheckpointRequest parseCheckpointRequest(const std::string& text) {
                   "there is no way \"" + drain + "\" to drain; use drain or in-flight");
     request.inFlight = drain == "in-flight";
     request.limitBytesPerSecond = json.value("limitBytesPerSecond", uint64_t{0});
+    if (const auto it = json.find("holdLimitMs"); it != json.end())
+      request.holdLimitMs = it->get<uint64_t>();
     json.at("oracle").get_to(request.oracle);
     for (const Json& item : json.at("redo"))
       request.redo.push_back({item.at("disk"), item.at("path")});
@@ -132,6 +187,7 @@ Json toJson(const CheckpointResult& r) {
                      {"parent", disk.parent},
                      {"parentIdentity", toJson(disk.parentIdentity.value())},
                      {"redo", redo}});
+    if (disk.committed != LogId{}) disks.back()["committed"] = toHex(disk.committed);
   }
   return Json{
       {"pauseUs", r.pauseUs},
@@ -139,7 +195,8 @@ Json toJson(const CheckpointResult& r) {
        {{"quiesce", r.phasesUs.quiesce},
         {"arm", r.phasesUs.arm},
         {"state", r.phasesUs.state},
-        {"switch", r.phasesUs.switch_}}},
+        {"switch", r.phasesUs.switch_},
+        {"wait", r.phasesUs.wait}}},
       {"totalUs", r.totalUs},
       {"memoryBytes", r.memoryBytes},
       {"storedBytes", r.storedBytes},

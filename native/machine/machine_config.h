@@ -20,13 +20,14 @@
 
 namespace ckptfs {
 
-/** Version of the JSON text in device-state.json. */
-inline constexpr unsigned kDeviceStateFormat = 1;
+/** Version of the JSON text in device-state.json (docs/store.md); older ones are read too. */
+inline constexpr unsigned kDeviceStateFormat = 3;
 
 /** A raw parent under redo logs, oldest first. */
 struct DiskLayers {
   std::string parent;
   std::optional<ParentIdentity> parentIdentity;
+  LogId committed = {};  // the last log that was committed into the parent; zeros: none
   std::vector<Chain::LayerSpec> redo;
 };
 
@@ -63,12 +64,15 @@ struct CheckpointRequest {
   bool suspend = false;      // the guest stays paused (requirement B9)
   bool inFlight = false;     // disk requests go on across the pause, else they are drained (A14)
   uint64_t limitBytesPerSecond = 0;  // of what background threads save; 0: no limit (B6)
+  /** With other VMs (D1): how long these may hold up the guest. */
+  std::optional<uint64_t> holdLimitMs;
   bool oracle = false;
 };
 
 struct CheckpointResult {
   struct Phases {
     uint64_t quiesce = 0, arm = 0, state = 0, switch_ = 0;
+    uint64_t wait = 0;  // for other VMs
   };
   struct Blocks {
     uint64_t vcpu = 0, background = 0, zero = 0, parent = 0, duplicate = 0;
@@ -98,9 +102,15 @@ struct RestoreRequest {
 /** By its name for people: none, lz4 or zstd. Throws Error(usage). */
 format::Codec parseCodec(const std::string& name);
 DiskLayers parseDiskLayers(const std::string& json);
+Commit parseCommit(const std::string& json);
+std::vector<LogRun> parseLogRuns(const std::string& json);
 MachineConfig parseMachineConfig(const std::string& json);
 CheckpointRequest parseCheckpointRequest(const std::string& json);
 RestoreRequest parseRestoreRequest(const std::string& json);
+/** The parent of a disk as it is now: {parent, parentIdentity, committed?}. */
+Json parentJson(const Chain& chain);
+/** Of each log what LogSurvey says, oldest first. */
+Json surveyJson(const Chain& chain);
 Json toJson(const ParentIdentity& identity);
 Json toJson(const CheckpointResult& result);
 

@@ -12,8 +12,10 @@ using namespace memory_map;
 
 namespace {
 
-/** Disk requests that are carried out at once, over all disks. */
-constexpr unsigned kDiskWorkers = 4;
+/** Disk requests that are carried out at once, over all disks. 4 KiB reads at random from a cold
+ *  cache: 23,000 a second with 4 threads, 51,000 with 32, which is what io_uring gives at that
+ * depth (docs/performance.md). */
+constexpr unsigned kDiskWorkers = 32;
 
 std::shared_ptr<Chain> openChain(const DiskConfig& disk) {
   const auto access = disk.access == "readonly" ? Chain::Access::readonly
@@ -25,23 +27,29 @@ std::shared_ptr<Chain> openChain(const DiskConfig& disk) {
 }  // namespace
 
 std::shared_ptr<Chain> openLayers(const DiskLayers& layers, Chain::Access access) {
-  return Chain::open(layers.parent, layers.parentIdentity, layers.redo, access);
+  return Chain::open(layers.parent, layers.parentIdentity, layers.redo, access, layers.committed);
 }
 
 Platform::Platform(const MachineConfig& config, GuestMemory& memory, uint64_t ramBase,
                    Plic::Output interrupt, ConsoleOutput output)
     : plic_(config.cpus, std::move(interrupt)),
       uart_(plic_.line(kUartSource), std::move(output)),
+      generation_(plic_.line(kGenerationSource)),
+      rtc_(plic_.line(kRtcSource)),
       pool_(kDiskWorkers, "ckptfs-disk") {
   const GuestRam ram(memory, ramBase);
-  stateful_ = {{"plic", &plic_}, {"uart", &uart_}};
+  stateful_ = {
+      {"plic", &plic_}, {"uart", &uart_}, {"generation", &generation_, 2}, {"rtc", &rtc_, 3}};
   bus_.attach(kPlicBase, kPlicBytes, &plic_);
   bus_.attach(kUartBase, kUartBytes, &uart_);
+  bus_.attach(kGenerationBase, kGenerationBytes, &generation_);
+  bus_.attach(kRtcBase, kRtcBytes, &rtc_);
   const auto attach = [&](std::unique_ptr<VirtioMmio> device) {
     const unsigned slot = unsigned(virtio_.size());
-    bus_.attach(kVirtioBase + slot * kVirtioBytes, kVirtioBytes, device.get());
-    stateful_.emplace_back("virtio" + std::to_string(slot), device.get());
     virtio_.push_back(std::move(device));
+    VirtioMmio* const attached = virtio_.back().get();
+    bus_.attach(kVirtioBase + slot * kVirtioBytes, kVirtioBytes, attached);
+    stateful_.push_back({"virtio" + std::to_string(slot), attached});
   };
   const auto nextLine = [&] { return plic_.line(kVirtioSource + unsigned(virtio_.size())); };
   for (const DiskConfig& disk : config.disks) {
@@ -122,17 +130,22 @@ void Platform::retry() {
 std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> Platform::freeze() const {
   std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> frozen;
   frozen.reserve(stateful_.size());
-  for (const auto& [name, device] : stateful_) frozen.emplace_back(name, device->freeze());
+  for (const Part& part : stateful_) frozen.emplace_back(part.name, part.device->freeze());
   return frozen;
 }
 
-void Platform::thaw(const Json& devices) {
-  for (const auto& [name, device] : stateful_) {
-    const auto state = devices.find(name);
+void Platform::thaw(const Json& devices, unsigned format) {
+  for (const Part& part : stateful_) {
+    if (part.sinceFormat > format) continue;
+    const auto state = devices.find(part.name);
     if (state == devices.end())
-      throw Error(Code::damaged, "device state: there is none for " + name);
-    device->thaw(*state);
+      throw Error(Code::damaged, "device state: there is none for " + part.name);
+    part.device->thaw(*state);
   }
+}
+
+void Platform::renew() {
+  generation_.renew();
 }
 
 }  // namespace ckptfs

@@ -1,4 +1,5 @@
-// The devices around the vCPUs: bus, interrupt controller, console, disks, entropy source.
+// The devices around the vCPUs: bus, interrupt controller, console, generation id, clock, disks,
+// entropy source.
 //
 // Devices are thawed after the vCPUs, the interrupt controller first: each then drives its own
 // line.
@@ -12,7 +13,9 @@
 #include <vector>
 
 #include "devices/bus.h"
+#include "devices/generation_id.h"
 #include "devices/plic.h"
+#include "devices/rtc.h"
 #include "devices/uart.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/mmio.h"
@@ -74,18 +77,28 @@ class Platform {
   /** Copies every device's State (requirement A2); called while quiesced, and drained or stopped.
    */
   std::vector<std::pair<std::string, std::unique_ptr<Frozen>>> freeze() const;
-  void thaw(const Json& devices);
+  /** Of a state in the given format, which may be older than a device: that one stays as it is at
+   *  boot. Throws Error(damaged). */
+  void thaw(const Json& devices, unsigned format = kDeviceStateFormat);
+  /** After thaw(): what has to differ from the machine that was saved. */
+  void renew();
 
  private:
   Bus bus_;
   Plic plic_;
   Uart uart_;
+  GenerationId generation_;
+  Rtc rtc_;
   std::vector<Attached> disks_;  // outlive the devices
   WorkerPool pool_;
   std::vector<std::unique_ptr<VirtioMmio>> virtio_;
   std::vector<VirtioBlk*> blocks_;  // of virtio_
-  /** Every device with its name in the saved state, the interrupt controller first. */
-  std::vector<std::pair<std::string, Stateful*>> stateful_;
+  struct Part {
+    std::string name;  // in the saved state
+    Stateful* device;
+    unsigned sinceFormat = 1;  // the first that has it
+  };
+  std::vector<Part> stateful_;  // the interrupt controller first
 };
 
 }  // namespace ckptfs

@@ -8,7 +8,7 @@
 //
 // Whoever moves a block to saving or loading holds it until the move is done; others wait. A thread
 // that holds a block never waits for another one: that is why there is no deadlock. Sweeps look at
-// eight states at a time, since one over 8 GiB of RAM (262,144 blocks) is part of a pause.
+// many states at a time, since one over 8 GiB of RAM (262,144 blocks) is part of a pause.
 #pragma once
 
 #include <atomic>
@@ -69,8 +69,9 @@ class BlockStates {
   uint64_t countDirty() const noexcept;
   bool anyAbsentOrLoading() const noexcept;
   /** Makes what differs from the base (open, and clean too without `keepBase`) traced; `traced`,
-   * one byte a block, gets 1 for every block that is traced then, else 0. Nobody may write to
-   * memory, and no block may be saving or saved, meanwhile; loads may go on. */
+   * one byte a block or, without `keepBase`, none, gets 1 for every block that is traced then, else
+   * 0; the less of it changes by that, the faster. Nobody may write to memory, and no block may be
+   * saving or saved, meanwhile; loads may go on. */
   void arm(bool keepBase, std::span<uint8_t> traced) noexcept;
 
  private:

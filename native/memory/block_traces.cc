@@ -188,7 +188,7 @@ void BlockTraces::armWrite(TraceClient* saver, bool keepBase, std::span<uint8_t>
   const std::lock_guard lock(lock_);
   if (saver_.load() != nullptr)
     throw Error(Code::busy, "guest memory is being saved already; wait for that save to end");
-  if (traced.size() != states_.count())
+  if (traced.size() != states_.count() && (keepBase || !traced.empty()))
     throw Error(Code::usage, "a save needs one byte for each memory block");
   if (!keepBase && loadsPending() && states_.anyAbsentOrLoading())
     throw Error(Code::busy, "guest memory is not loaded yet; wait for the restore to end");

@@ -1,23 +1,10 @@
-// The file that holds guest RAM, and mappings of it.
+// Mappings of the file that holds guest RAM.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace ckptfs {
-
-/** A memfd of zero bytes. */
-class MemoryFile {
- public:
-  explicit MemoryFile(uint64_t bytes);
-  ~MemoryFile();
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  int fd() const noexcept { return fd_; }
-
- private:
-  int fd_;
-};
 
 /** One mapping of a memory file, with inaccessible addresses around it. */
 class GuestMapping {

@@ -10,6 +10,7 @@
 #include "memory/block_traces.h"
 #include "memory/fault_thread.h"
 #include "memory/guest_mapping.h"
+#include "memory/memory_file.h"
 
 namespace ckptfs {
 

@@ -1,4 +1,4 @@
-// Guest RAM: one memfd mapped twice, and the trace state of every memory block.
+// Guest RAM: one memory file mapped twice, and the trace state of every memory block.
 //
 // The guest view is what vCPUs read and write, and the only mapping that is ever protected. The
 // host view is always readable and writable; savers, restorers, devices and the mount use it, after
@@ -95,9 +95,10 @@ class GuestMemory {
   void armAhead(BlockRange run) noexcept;
   /** In the pause: every block that differs from the base becomes traced; without `keepBase` the
    * clean ones too, and then no block may be absent or loading (Error(busy)). `traced`, one byte
-   * for every block, gets 1 for those that this save has to save, 0 for those it may refer to. A
-   * load may be under way. With the soft engine the vCPUs have to forget their translations before
-   * they run. Throws Error; then nothing is traced for this client. */
+   * for every block, gets 1 for those that this save has to save, 0 for those it may refer to (it
+   * may be empty without `keepBase`, when that is all of them); the less of it changes by that, the
+   * shorter the pause. A load may be under way. With the soft engine the vCPUs have to forget their
+   * translations before they run. Throws Error; then nothing is traced for this client. */
   void armWrite(TraceClient* saver, bool keepBase, std::span<uint8_t> traced);
   /** On a background thread: brings the traced blocks of the run to saved, and waits for those that
    *  others are saving. False: the client failed for one (the others are done). */
@@ -117,7 +118,7 @@ class GuestMemory {
   void endLoad() noexcept;
 
   BlockState state(BlockId block) const noexcept;
-  /** True when the memfd has no page in this block, so that it reads as zeros and reading it
+  /** True when the memory file has no page in this block, so that it reads as zeros and reading it
    * through the host view would allocate (lseek SEEK_DATA). */
   bool isHole(BlockId block) const noexcept;
 

@@ -13,6 +13,7 @@ import { CkptError, errnoOf, systemError, toCkptError } from '../errors.js';
 import type { DiskLayers } from '../native.js';
 import { attempt, namesIn, readSmallFile, readTail, syncPath, walkTree } from './files.js';
 import { deviceStateFile, type Manifest, readManifest } from './manifest.js';
+import { expectedParentIn, parentOf } from './parent.js';
 import { isName, newId, parseReference, temporaryPrefix, timeName } from './names.js';
 import type { Store } from './store.js';
 
@@ -112,8 +113,9 @@ export function diskLayers(
     });
   }
   return {
-    parent: disk.parent,
-    parentIdentity: disk.parentIdentity,
+    parent: parentOf(checkpoint.directory, disk),
+    parentIdentity: expectedParentIn(checkpoint.directory, disk),
+    ...(disk.committed === undefined ? {} : { committed: disk.committed }),
     redo: disk.redo.map((path) => ({
       path: join(checkpoint.directory, path),
       bytes: checkpoint.manifest.files.find((file) => file.path === path)?.bytes ?? 0,

@@ -19,7 +19,7 @@ import type { Compaction, TaskHooks } from '../native.js';
 import { type Checkpoint, listCheckpoints, openCheckpoint } from './checkpoints.js';
 import { withCompactionLock } from './compact_lock.js';
 import { attempt, linkOrCopy, syncPath } from './files.js';
-import { memoryMapFile, segmentFiles } from './manifest.js';
+import { draftOf, memoryMapFile, segmentFiles } from './manifest.js';
 import { compactionPrefix, newId } from './names.js';
 import { sealDirectory } from './publish.js';
 import type { Store } from './store.js';
@@ -162,12 +162,7 @@ async function complete(
       await linkOrCopy(join(directory, path), join(staging, path));
     });
   }
-  const { id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus } = manifest;
-  const { guestTicks, config, disks, stats } = manifest;
-  await sealDirectory(staging, {
-    ...{ id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus },
-    ...{ guestTicks, config, disks, stats },
-  });
+  await sealDirectory(staging, draftOf(manifest));
   // Opening checks that every file that the new memory.map names is there and is what it says.
   (await addon.openMemoryImage(staging)).close();
 }

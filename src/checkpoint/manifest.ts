@@ -7,18 +7,21 @@
  * the same in every format version, so that damage is told from a newer format (UNSUPPORTED).
  */
 import { createHash } from 'node:crypto';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 import { CkptError } from '../errors.js';
 import { codecs } from '../native.js';
 import { attempt, readSmallFile } from './files.js';
 import { isName } from './names.js';
+import { maxGroupVms } from './request.js';
 
 export const manifestFile = 'manifest.json';
 export const deviceStateFile = 'device-state.json';
 export const memoryMapFile = 'memory.map';
 
-const formatVersion = 2;
+/** A manifest has the oldest format that can say what it says: 3 has `group`. */
+const formats = [2, 3] as const;
+const newestFormat = 3;
 /** Some KiB in practice; a thousand redo logs take 100 KiB. */
 const maxManifestBytes = 4 << 20;
 const maxFiles = 10_000;
@@ -52,22 +55,26 @@ const fileSchema = z.strictObject({
 const diskSchema = z.strictObject({
   id: name,
   access: z.enum(['readonly', 'direct', 'redo']),
-  /** Absolute path of the parent and what it looked like: it must not have changed. */
+  /** The parent, a file of this directory or an absolute path, and what it looked like: it must not change. */
   parent: z.string().min(1).max(4096),
   parentIdentity: z.strictObject({ bytes: count, mtimeNs: decimal }),
+  /** Id of the last redo log that was committed into the parent before. */
+  committed: id.optional(),
   /** Redo logs in this directory, oldest first. */
   redo: z.array(path).max(maxFiles),
 });
 
 const schema = z
   .strictObject({
-    format: z.literal(formatVersion),
+    format: z.literal(formats),
     id,
     name,
     vm: name,
     createdAt: z.iso.datetime(),
     /** The checkpoint that this one refers to for memory that has not changed; null for a full one. */
     parentId: id.nullable(),
+    /** The VMs that were checkpointed at the same moment, this one among them; the id is in all of their manifests. */
+    group: z.strictObject({ id, vms: z.array(name).min(1).max(maxGroupVms) }).optional(),
     geometry: z.strictObject({ pageBytes: count, pagesPerBlock: count, blocksPerIoBlock: count }),
     memoryBytes: count,
     codec: z.enum(codecs),
@@ -100,6 +107,8 @@ const schema = z
     const demand = (holds: boolean, message: string) => {
       if (!holds) context.addIssue({ code: 'custom', message });
     };
+    demand(manifest.format === formatOf(manifest), 'it has not the format of what it says');
+    demand(manifest.group?.vms.includes(manifest.vm) !== false, 'its group is without its VM');
     demand(paths.size === manifest.files.length, 'a file is named twice');
     demand(!paths.has(manifestFile), 'it names itself');
     for (const needed of [deviceStateFile, memoryMapFile]) {
@@ -112,16 +121,34 @@ const schema = z
     demand(map?.tail !== undefined, `the tail of ${memoryMapFile} is not named`);
     const disks = new Set(manifest.disks.map((disk) => disk.id));
     demand(disks.size === manifest.disks.length, 'a disk is named twice');
+    for (const { parent } of manifest.disks) {
+      demand(isAbsolute(parent) || paths.has(parent), `parent ${parent} is not among the files`);
+    }
     for (const redo of manifest.disks.flatMap((disk) => disk.redo)) {
       demand(paths.has(redo), `redo log ${redo} is not among the files`);
     }
   });
+
+/** The oldest format that can say it. */
+function formatOf({ group }: { group?: unknown }): (typeof formats)[number] {
+  return group === undefined ? 2 : newestFormat;
+}
 
 export type Manifest = z.infer<typeof schema>;
 export type ManifestFile = Manifest['files'][number];
 export type ManifestDisk = Manifest['disks'][number];
 /** What a save knows; publishing adds the files and the checksum. */
 export type ManifestDraft = Omit<Manifest, 'format' | 'files' | 'checksum'>;
+
+/** What a manifest says but for its files: to be written again with others. */
+export function draftOf(manifest: Manifest): ManifestDraft {
+  const { id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus } = manifest;
+  const { guestTicks, config, disks, stats } = manifest;
+  return {
+    ...{ id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus },
+    ...{ guestTicks, config, disks, stats },
+  };
+}
 
 /** The segments: the files of memory beside its map. */
 export function segmentFiles(manifest: Pick<Manifest, 'files'>): ManifestFile[] {
@@ -145,7 +172,7 @@ export function writeManifest(
   draft: ManifestDraft,
   files: ManifestFile[],
 ): { manifest: Manifest; text: string } {
-  const manifest = schema.parse({ format: formatVersion, ...draft, files, checksum: '' });
+  const manifest = schema.parse({ format: formatOf(draft), ...draft, files, checksum: '' });
   // The schema's key order is the document's; the checksum stays last because it is replaced in place.
   manifest.checksum = checksumOf(manifest);
   return { manifest, text: canonical(manifest) };
@@ -180,12 +207,12 @@ export function parseManifest(bytes: Uint8Array, where: string): Manifest {
     'format' in value &&
     typeof value.format === 'number' &&
     value.format > 0 &&
-    value.format !== formatVersion
+    !formats.some((format) => format === value.format)
   ) {
-    const which = value.format > formatVersion ? 'a newer' : 'an older';
+    const which = value.format > newestFormat ? 'a newer' : 'an older';
     throw new CkptError(
       'UNSUPPORTED',
-      `${where} has format ${value.format}, this version reads ${formatVersion}; use ${which} ckptfs`,
+      `${where} has format ${value.format}, this version reads ${formats.join(' and ')}; use ${which} ckptfs`,
       { file: where, format: value.format },
     );
   }
@@ -193,6 +220,21 @@ export function parseManifest(bytes: Uint8Array, where: string): Manifest {
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   throw damaged(where, `${issue?.path.join('.') ?? ''} ${issue?.message ?? 'is not valid'}`);
+}
+
+/** What the text of a manifest says of itself, unchecked; undefined when it is not the text of one. */
+export function outlineOf(
+  text: string,
+): { id: string; parentId?: string; createdAt: Date; checksum: string } | undefined {
+  // The canonical form: every line has its place, and no name has a quote in it.
+  const head =
+    /^\{\n {2}"format": \d+,\n {2}"id": "([0-9a-f]{32})",\n {2}"name": "[^"\n]*",\n {2}"vm": "[^"\n]*",\n {2}"createdAt": "([^"\n]+)",\n {2}"parentId": (?:null|"([0-9a-f]{32})"),\n/;
+  const [, id, createdAt = '', parentId] = head.exec(text) ?? [];
+  const [, checksum] =
+    /\n {2}"checksum": "(sha256:[0-9a-f]{64})"\n\}\n$/.exec(text.slice(-120)) ?? [];
+  const time = new Date(createdAt);
+  if (id === undefined || checksum === undefined || Number.isNaN(time.getTime())) return undefined;
+  return { id, ...(parentId === undefined ? {} : { parentId }), createdAt: time, checksum };
 }
 
 /** Reads and checks the manifest of a checkpoint directory. NOT_FOUND, DAMAGED or UNSUPPORTED. */

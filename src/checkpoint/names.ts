@@ -17,6 +17,8 @@ export const latestName = 'latest';
 export const temporaryPrefix = '.tmp-';
 /** What the compacted checkpoints that are yet to be exchanged, and the exchanged ones, start with. */
 export const compactionPrefix = `${temporaryPrefix}compact-`;
+/** What checkpoints that come from another store start with until they are published. */
+export const receptionPrefix = `${temporaryPrefix}receive-`;
 
 export function isName(text: string): boolean {
   return namePattern.test(text) && text !== latestName;

@@ -38,10 +38,12 @@ import {
   writeManifest,
 } from './manifest.js';
 import { cleanCompactions } from './compact_lock.js';
-import { compactionPrefix, newId, temporaryPrefix } from './names.js';
+import { compactionPrefix, newId, receptionPrefix, temporaryPrefix } from './names.js';
+import { cleanReceptions } from './receive_lock.js';
 import type { Store } from './store.js';
 
 const debug = createDebug('ckptfs:publish');
+const parallelSyncs = 16;
 const manifestTemporary = `${manifestFile}.new`;
 
 /** An unpublished checkpoint. Ends with commit() or abandon(), on every path. */
@@ -55,12 +57,19 @@ export class Publication {
     private readonly target: string,
   ) {}
 
-  /** Makes the temporary directory. EXISTS when the name is taken already. */
-  static async begin(store: Store, vm: string, name: string): Promise<Publication> {
+  /**
+   * Makes the temporary directory; one that comes from elsewhere has an id already, and a prefix of its own
+   * (receive_lock.ts). EXISTS when the name is taken already.
+   */
+  static async begin(
+    store: Store,
+    vm: string,
+    name: string,
+    { id, prefix } = { id: newId(), prefix: temporaryPrefix },
+  ): Promise<Publication> {
     const target = store.checkpointDirectory(vm, name);
     if (await pathExists(target)) throw taken(vm, name);
-    const id = newId();
-    const directory = join(store.checkpointsDirectory(vm), `${temporaryPrefix}${id}`);
+    const directory = join(store.checkpointsDirectory(vm), `${prefix}${id}`);
     await attempt(`cannot create a checkpoint in ${store.checkpointsDirectory(vm)}`, async () => {
       await mkdir(directory, { recursive: true, mode: 0o700 });
     });
@@ -70,11 +79,19 @@ export class Publication {
 
   /** Adds a sealed file by a hard link (or a copy) under a relative path; made durable by commit(). */
   async link(source: string, path: string): Promise<void> {
+    const target = await this.place(path);
+    await attempt(`cannot add ${source} to checkpoint ${this.vm}@${this.name}`, () =>
+      linkOrCopy(source, target),
+    );
+  }
+
+  /** Where a file of that relative path is to be written; made durable by commit(). */
+  async place(path: string): Promise<string> {
     const target = join(this.directory, path);
-    await attempt(`cannot add ${source} to checkpoint ${this.vm}@${this.name}`, async () => {
-      await mkdir(dirname(target), { recursive: true, mode: 0o700 });
-      await linkOrCopy(source, target);
-    });
+    await attempt(`cannot write ${target}`, () =>
+      mkdir(dirname(target), { recursive: true, mode: 0o700 }),
+    );
+    return target;
   }
 
   /** Adds a small file. */
@@ -84,12 +101,17 @@ export class Publication {
   }
 
   /**
-   * Publishes what the directory holds. On failure (EXISTS, NO_SPACE, IO) nothing is left behind and the
-   * publication is over. `draft.id` must be this publication's.
+   * Publishes what the directory holds. When all is durable but the name, `admit` is waited for, which may reject it
+   * as it would be. On failure (EXISTS, NO_SPACE, IO) nothing is left behind and the publication is over.
+   * `draft.id` must be this publication's.
    */
-  async commit(draft: ManifestDraft): Promise<Manifest> {
+  async commit(
+    draft: ManifestDraft,
+    admit: (manifest: Manifest, directory: string) => Promise<void> = () => Promise.resolve(),
+  ): Promise<Manifest> {
     try {
       const manifest = await this.#seal(draft);
+      await admit(manifest, this.directory);
       await this.#rename();
       debug('published %s@%s', this.vm, this.name);
       return manifest;
@@ -144,7 +166,11 @@ function taken(vm: string, name: string): CkptError {
 export async function sealDirectory(directory: string, draft: ManifestDraft): Promise<Manifest> {
   const { files, directories } = await describe(directory);
   const { manifest, text } = writeManifest(draft, files);
-  for (const file of files) await syncPath(join(directory, file.path));
+  // At once: a filesystem with a journal writes that once for many.
+  for (let at = 0; at < files.length; at += parallelSyncs) {
+    const some = files.slice(at, at + parallelSyncs);
+    await Promise.all(some.map(({ path }) => syncPath(join(directory, path))));
+  }
   await writeDurable(join(directory, manifestTemporary), text);
   await rename(join(directory, manifestTemporary), join(directory, manifestFile));
   for (const inner of directories) await syncPath(join(directory, inner));
@@ -190,10 +216,12 @@ export async function cleanOrders(store: Store, vm: string): Promise<void> {
  */
 export async function cleanUnpublished(store: Store, vm: string): Promise<number> {
   const [checkpoints, home] = [store.checkpointsDirectory(vm), store.vmDirectory(vm)];
-  // A compaction may be under way; it clears up after itself and others of its kind.
+  // A compaction or a reception may be under way; they clear up after themselves and others of their kind.
+  const others = [compactionPrefix, receptionPrefix];
   const leftovers = [
     ...(await namesIn(checkpoints))
-      .filter((name) => name.startsWith(temporaryPrefix) && !name.startsWith(compactionPrefix))
+      .filter((name) => name.startsWith(temporaryPrefix))
+      .filter((name) => !others.some((prefix) => name.startsWith(prefix)))
       .map((name) => join(checkpoints, name)),
     ...(await namesIn(home))
       .filter((name) => replacementPattern.test(name))
@@ -203,5 +231,7 @@ export async function cleanUnpublished(store: Store, vm: string): Promise<number
     debug('removing leftover %s', path);
     await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));
   }
-  return leftovers.length + (await cleanCompactions(store, vm));
+  return (
+    leftovers.length + (await cleanCompactions(store, vm)) + (await cleanReceptions(store, vm))
+  );
 }

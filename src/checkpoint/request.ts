@@ -3,7 +3,10 @@ import { z } from 'zod';
 import { CkptError } from '../errors.js';
 import { codecs, drainModes } from '../native.js';
 import type { CheckpointRequest } from '../types.js';
-import { isName } from './names.js';
+import { isId, isName } from './names.js';
+
+/** As many as a manifest may name. */
+export const maxGroupVms = 1000;
 
 const schema = z.strictObject({
   name: z
@@ -15,7 +18,15 @@ const schema = z.strictObject({
   suspend: z.boolean().default(false),
   drain: z.enum(drainModes).default('drain'),
   full: z.boolean().default(false),
+  copyDisks: z.boolean().default(false),
   limitBytesPerSecond: z.int().positive().optional(),
+  group: z
+    .strictObject({
+      id: z.string().refine(isId, 'is not an id'),
+      vms: z.array(z.string().refine(isName, 'is not a name')).min(1).max(maxGroupVms),
+      holdLimitMs: z.int().positive().max(60_000).default(2000),
+    })
+    .optional(),
 });
 
 /** A request with all that has a default. */

@@ -6,12 +6,14 @@
  * device state, and publishes. On any failure the store
  * is as before; the guest goes on, with its writes in the new redo logs if the switch had happened.
  */
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { CkptError } from '../errors.js';
-import type { NativeMachine, SaveProgress, SaveResult } from '../native.js';
-import type { CheckpointSummary, VmConfig } from '../types.js';
+import { fileIdentity, type NativeMachine, type SaveProgress, type SaveResult } from '../native.js';
+import type { CheckpointSummary, GroupStep, VmConfig } from '../types.js';
 import { adoptBase, settleSegments } from './base.js';
 import { freeTimeName } from './checkpoints.js';
+import { copyDisk } from './disk_copy.js';
+import { ownParentName } from './disk_names.js';
 import type { Manifest, ManifestDraft } from './manifest.js';
 import { Publication } from './publish.js';
 import type { CompleteRequest } from './request.js';
@@ -22,7 +24,7 @@ const progressIntervalMs = 100;
 export interface SaveContext {
   store: Store;
   config: VmConfig;
-  machine: Pick<NativeMachine, 'save' | 'saveProgress' | 'cancelSave' | 'status'>;
+  machine: Pick<NativeMachine, 'save' | 'proceedSave' | 'saveProgress' | 'cancelSave' | 'status'>;
   /** Path for the redo log that takes a disk's writes from the pause on. */
   nextRedo(disk: string): Promise<string>;
 }
@@ -31,6 +33,10 @@ export interface SaveHooks {
   /** The pause is over, or the guest is suspended; the save goes on. */
   onResumed?: (summary: CheckpointSummary) => void;
   onProgress?: (progress: SaveProgress) => void;
+  /** Of a group: it has come to a step, and waits there. */
+  onStep?: (step: GroupStep) => void;
+  /** Of a group, once it has come to `saved`: resolves when it may be published, rejects when it may not. */
+  mayPublish?: () => Promise<void>;
   signal?: AbortSignal;
   /** Keeps a copy of RAM from the pause in the addon, for tests. */
   oracle?: boolean;
@@ -46,11 +52,20 @@ export async function saveCheckpoint(
   const createdAt = new Date();
   const name = request.name ?? (await freeTimeName(store, config.name, createdAt));
   const publication = await Publication.begin(store, config.name, name);
-  const known = { vm: config.name, id: publication.id, name, memoryBytes: config.memoryBytes };
+  const { group } = request;
+  const known = {
+    vm: config.name,
+    id: publication.id,
+    name,
+    memoryBytes: config.memoryBytes,
+    ...(group === undefined ? {} : { group: group.id }),
+  };
   const cancel = (): void => machine.cancelSave();
   const timer = setInterval(() => {
     const progress = machine.saveProgress();
     if (progress) hooks.onProgress?.(progress);
+    // An abort may come before the addon's thread has a save to cancel: it is told until the save has ended.
+    if (hooks.signal?.aborted) cancel();
   }, progressIntervalMs);
   try {
     const redo = [];
@@ -76,18 +91,28 @@ export async function saveCheckpoint(
           ? {}
           : { limitBytesPerSecond: request.limitBytesPerSecond }),
         redo,
+        ...(group === undefined ? {} : { holdLimitMs: group.holdLimitMs }),
         oracle: hooks.oracle ?? false,
       },
       (pauseUs) => hooks.onResumed?.({ ...known, state: 'saving', pauseUs }),
+      hooks.onStep,
     );
-    refuseCancelled(hooks); // the abort may have come before the addon had a save to cancel
+    refuseCancelled(hooks); // the abort may have come as the addon was done
     await settleSegments(publication, result.segments);
     const parentId = result.incremental && base !== undefined ? base.id : null;
-    const manifest = await publish(publication, config, {
+    const manifest = await publish(store, publication, config, {
       createdAt: createdAt.toISOString(),
       parentId,
+      ...(group === undefined ? {} : { group: { id: group.id, vms: group.vms } }),
       codec: request.codec,
       result,
+      copyDisks: request.copyDisks,
+      signal: hooks.signal,
+      mayPublish: async () => {
+        if (group === undefined) return;
+        hooks.onStep?.('saved');
+        await hooks.mayPublish?.();
+      },
     });
     return {
       ...known,
@@ -113,12 +138,18 @@ function refuseCancelled(hooks: SaveHooks): void {
 }
 
 async function publish(
+  store: Store,
   publication: Publication,
   config: VmConfig,
   {
     result,
     ...known
-  }: Pick<ManifestDraft, 'createdAt' | 'parentId' | 'codec'> & { result: SaveResult },
+  }: Pick<ManifestDraft, 'createdAt' | 'parentId' | 'group' | 'codec'> & {
+    result: SaveResult;
+    copyDisks: boolean;
+    signal: AbortSignal | undefined;
+    mayPublish: () => Promise<void>;
+  },
 ): Promise<Manifest> {
   await publication.write('device-state.json', result.deviceState);
   const disks: ManifestDraft['disks'] = [];
@@ -129,20 +160,31 @@ async function publish(
       await publication.link(source.path, path);
       redo.push(path);
     }
+    // A parent of the VM's own, which a commit has made, belongs to the checkpoint too.
+    const own = disk.parent.startsWith(`${store.diskDirectory(config.name, disk.id)}/`);
+    const inside = `disks/${disk.id}/${own ? basename(disk.parent) : ownParentName(0)}`;
+    const copy = !own && known.copyDisks;
+    if (own) await publication.link(disk.parent, inside);
+    // Nothing writes to it any more: the redo logs over it have taken that over.
+    if (copy) await copyDisk(disk.parent, await publication.place(inside), known);
     disks.push({
       id: disk.id,
       access: disk.access,
-      parent: disk.parent,
-      parentIdentity: disk.parentIdentity,
+      parent: own || copy ? inside : disk.parent,
+      parentIdentity: copy
+        ? fileIdentity(join(publication.directory, inside))
+        : disk.parentIdentity,
+      ...(disk.committed === undefined ? {} : { committed: disk.committed }),
       redo,
     });
   }
-  return publication.commit({
+  const draft: ManifestDraft = {
     id: publication.id,
     name: publication.name,
     vm: publication.vm,
     createdAt: known.createdAt,
     parentId: known.parentId,
+    ...(known.group === undefined ? {} : { group: known.group }),
     geometry: config.geometry,
     memoryBytes: config.memoryBytes,
     codec: known.codec,
@@ -158,5 +200,6 @@ async function publish(
       blocks: result.blocks,
       faults: result.faults,
     },
-  });
+  };
+  return publication.commit(draft, known.mayPublish);
 }

@@ -5,9 +5,13 @@
  *   <store>/vms/<vm>/config.json               the validated configuration
  *   <store>/vms/<vm>/lock                      flock held by the VM's process; the pid inside is a hint
  *   <store>/vms/<vm>/compact.lock              flock held while checkpoints are compacted (compact_lock.ts)
+ *   <store>/vms/<vm>/receive.lock              flock held while checkpoints come from elsewhere (receive_lock.ts)
+ *   <store>/vms/<vm>/incoming/                 what has come of them (src/transfer/incoming.ts)
  *   <store>/vms/<vm>/control.sock              the VM's control socket
  *   <store>/vms/<vm>/status.json, console.log  the last known status, what a detached guest printed
- *   <store>/vms/<vm>/disks/<id>/<n>.redo       live redo logs, oldest first by number
+ *   <store>/vms/<vm>/protect.lock              flock held by the process that protects the VM (src/protect)
+ *   <store>/vms/<vm>/protection.json           what it has achieved (src/vmm/protection.ts)
+ *   <store>/vms/<vm>/disks/<id>/<n>.redo       live redo logs, oldest first by number (disk_names.ts)
  *   <store>/vms/<vm>/orders/<id>.order         in which order restores of checkpoint <id> needed its memory
  *   <store>/vms/<vm>/checkpoints/<name>/       one published checkpoint (checkpoints.ts)
  *   <store>/vms/<vm>/checkpoints/.tmp-<id>/    an unpublished or half-removed one (publish.ts)
@@ -15,7 +19,8 @@
  * Ownership: everything below vms/<vm>/ but published checkpoints is written by the holder of the VM's
  * lock alone, and orders/, which whoever restores a checkpoint replaces file by file. Published checkpoints
  * never change; any process may read them, and remove them by a rename. The holder of compact.lock may
- * exchange one for another of the same contents.
+ * exchange one for another of the same contents. The holder of protect.lock writes protection.json. The holder of receive.lock writes incoming/ and publishes
+ * checkpoints that come from another store.
  * A Store value is only paths and may be shared freely.
  */
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
@@ -70,6 +75,22 @@ export class Store {
 
   compactionLock(vm: string): string {
     return join(this.vmDirectory(vm), 'compact.lock');
+  }
+
+  receptionLock(vm: string): string {
+    return join(this.vmDirectory(vm), 'receive.lock');
+  }
+
+  incomingDirectory(vm: string): string {
+    return join(this.vmDirectory(vm), 'incoming');
+  }
+
+  protectionLock(vm: string): string {
+    return join(this.vmDirectory(vm), 'protect.lock');
+  }
+
+  protectionFile(vm: string): string {
+    return join(this.vmDirectory(vm), 'protection.json');
   }
 
   statusFile(vm: string): string {

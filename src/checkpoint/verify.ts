@@ -18,6 +18,7 @@ import {
   readManifest,
   segmentFiles,
 } from './manifest.js';
+import { expectedParent, parentOf } from './parent.js';
 
 /** What verification needs of the addon. */
 export type VerifyNative = Pick<
@@ -97,7 +98,7 @@ async function verifyDirectory(directory: string, options: VerifyOptions): Promi
     advance(bytes);
   }
   for (const disk of manifest.disks) {
-    await check(disk.parent, () => checkParent(native, disk));
+    await check(disk.parent, () => checkParent(native, directory, disk));
   }
   return found;
 }
@@ -142,9 +143,9 @@ function segmentBytes(manifest: Manifest): number {
 }
 
 /** The parent must be what it was when the checkpoint was taken: the redo logs hold only differences. */
-function checkParent(native: VerifyNative, disk: ManifestDisk): Damage[] {
-  const now = native.fileIdentity(disk.parent);
-  const then = disk.parentIdentity;
+function checkParent(native: VerifyNative, directory: string, disk: ManifestDisk): Damage[] {
+  const now = native.fileIdentity(parentOf(directory, disk));
+  const then = expectedParent(disk, now);
   if (now.bytes === then.bytes && now.mtimeNs === then.mtimeNs) return [];
   const what = `the parent of disk ${disk.id} has changed since the checkpoint`;
   return [{ file: disk.parent, what }];

@@ -4,7 +4,7 @@ import type { CheckpointDiff, DiskDiff } from '../checkpoint/diff.js';
 import { withContext } from './context.js';
 import { formatFields } from './output.js';
 import { Progress } from './progress.js';
-import { formatSize } from './sizes.js';
+import { formatOffset, formatSize } from './sizes.js';
 
 export function registerDiff(program: Command): void {
   program
@@ -46,8 +46,7 @@ function describeDiff({ memory, disks }: CheckpointDiff, verbose: boolean): stri
     ],
     ...disks.map((disk): [string, string] => [`disk ${disk.id}`, describeDisk(disk)]),
   ];
-  const hex = (value: number) => `0x${value.toString(16).padStart(10, '0')}`;
-  const list = ranges.map(({ offset, bytes }) => `  ${hex(offset)}  ${formatSize(bytes)}`);
+  const list = ranges.map(({ offset, bytes }) => `  ${formatOffset(offset)}  ${formatSize(bytes)}`);
   if (truncated) list.push('  and more');
   return [formatFields(fields), ...(verbose && list.length > 0 ? ['ranges:', ...list] : [])].join(
     '\n',

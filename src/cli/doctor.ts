@@ -4,7 +4,9 @@ import { delimiter, dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { errnoOf, exitCodes, toCkptError } from '../errors.js';
 import { type Context, withContext } from './context.js';
+import type { TransportName } from '../fs/transport.js';
 import { formatSize } from './sizes.js';
+import { addSshOptions, destinationHelp, type SshOptions, sshOptionsOf } from './ssh_options.js';
 
 /** The oldest Node release whose APIs are used (package.json, engines). */
 const leastNode = [20, 17] as const;
@@ -22,29 +24,32 @@ interface Finding {
 }
 
 export function registerDoctor(program: Command): void {
-  program
+  const command = program
     .command('doctor')
-    .description('check that this machine has what ckptfs needs')
-    .action(
-      withContext(async (context) => {
-        const findings: Finding[] = [];
-        for (const check of checks) findings.push(await check(context));
-        for (const finding of findings) {
-          const { state, detail, remedy } = finding;
-          const text = `${state.padEnd(7)}  ${finding.check}: ${detail}${remedy ? `; ${remedy}` : ''}`;
-          context.output.result(finding, text, state === 'missing' ? text : undefined);
-        }
-        const isWhole = findings.every(({ state }) => state !== 'missing');
-        return isWhole ? exitCodes.done : exitCodes.failed;
-      }),
-    );
+    .argument('[dest]', `where backups go to, to be checked too: ${destinationHelp}`)
+    .description('check that this machine, and a destination of backups, have what ckptfs needs');
+  addSshOptions(command).action(
+    withContext(async (context, options: SshOptions, dest?: string) => {
+      const findings: Finding[] = [];
+      for (const check of checks) findings.push(await check(context));
+      if (dest !== undefined) findings.push(await checkDestination(dest, options));
+      for (const finding of findings) {
+        const { state, detail, remedy } = finding;
+        const text = `${state.padEnd(7)}  ${finding.check}: ${detail}${remedy ? `; ${remedy}` : ''}`;
+        context.output.result(finding, text, state === 'missing' ? text : undefined);
+      }
+      const isWhole = findings.every(({ state }) => state !== 'missing');
+      return isWhole ? exitCodes.done : exitCodes.failed;
+    }),
+  );
 }
 
 const checks: ((context: Context) => Promise<Finding>)[] = [
   checkNode,
   checkAddon,
   checkFuseDevice,
-  checkFuseNative,
+  () => checkTransport('libfuse3', 'libfuse 3'),
+  () => checkTransport('fuse-native', 'fuse-native and libfuse2'),
   checkFusermount,
   checkMappings,
   checkUserfaultfd,
@@ -77,10 +82,15 @@ function checkAddon(): Promise<Finding> {
   return probing('native addon', 'loads', async () => (await import('../native.js')).probe());
 }
 
-function checkFuseNative(): Promise<Finding> {
-  return probing('fuse-native and libfuse2', 'load', async () =>
-    (await import('../fs/transport.js')).loadTransport('fuse-native'),
-  );
+/** One of the transports is enough. */
+async function checkTransport(name: TransportName, check: string): Promise<Finding> {
+  const { loadTransport } = await import('../fs/transport.js');
+  const standard = await loadTransport().catch(() => undefined);
+  const detail = standard?.name === name ? 'loads; mounts use it' : 'loads';
+  const finding = await probing(check, detail, () => loadTransport(name));
+  return finding.state === 'missing' && standard !== undefined
+    ? { ...finding, state: 'hint' }
+    : finding;
 }
 
 async function checkFuseDevice(): Promise<Finding> {
@@ -139,6 +149,25 @@ async function checkStore(context: Context): Promise<Finding> {
     const errno = errnoOf(error);
     const detail = errno === undefined ? toCkptError(error).message : `${place}: ${errno}`;
     return { check, state: 'missing', detail, remedy: 'name a writable directory with --store' };
+  }
+}
+
+/** What `backup --to` would meet: the connection, the program at the far end, its store and its room. */
+async function checkDestination(dest: string, options: SshOptions): Promise<Finding> {
+  const check = 'destination';
+  try {
+    const { openTarget } = await import('../transfer/open.js');
+    await using target = await openTarget(dest, sshOptionsOf(options));
+    const { store, freeBytes } = target.info;
+    const checkpoints = (await target.list()).length;
+    const detail = `${dest}: store ${store}, ${checkpoints} checkpoints, ${formatSize(freeBytes)} free`;
+    if (freeBytes >= lowSpaceBytes) return { check, state: 'ok', detail };
+    return { check, state: 'hint', detail, remedy: 'free some space there' };
+  } catch (error) {
+    const { code, message } = toCkptError(error);
+    const isNew = code === 'NOT_FOUND';
+    const detail = isNew ? `${dest}: no store yet, "backup" makes it` : message;
+    return { check, state: isNew ? 'ok' : 'missing', detail };
   }
 }
 

@@ -1,15 +1,18 @@
-/** ckptfs export: RAM of a checkpoint as a flat file with holes, or on stdout. */
+/** ckptfs export: RAM of a checkpoint as a file with holes, flat or an ELF core, or on stdout. */
 import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import type { ByteSource } from '../native.js';
 import { CkptError } from '../errors.js';
+import type { Checkpoint } from '../checkpoint/checkpoints.js';
 import { type Context, withContext } from './context.js';
 import { Progress } from './progress.js';
 import { formatSize } from './sizes.js';
 
+const formats = ['raw', 'elf'] as const;
+
 interface ExportOptions {
-  format: 'raw';
+  format: (typeof formats)[number];
   output: string;
   force?: boolean;
 }
@@ -20,8 +23,11 @@ export function registerExport(program: Command): void {
     .argument('<ckpt>', 'the checkpoint')
     .description('write the memory of a checkpoint to a file of its own')
     .addOption(
-      new Option('--format <format>', 'raw: RAM, flat, with holes where it is zero')
-        .choices(['raw'])
+      new Option(
+        '--format <format>',
+        'RAM as it is (raw), or as a core file for gdb and crash (elf)',
+      )
+        .choices(formats)
         .default('raw'),
     )
     .requiredOption('-o, --output <file>', 'where to; - is stdout')
@@ -29,14 +35,12 @@ export function registerExport(program: Command): void {
     .action(
       withContext(async (context, options: ExportOptions, reference: string) => {
         const { findCheckpoint, openCheckpoint } = await import('../checkpoint/checkpoints.js');
-        const { openMemoryImage } = await import('../native.js');
         const toStdout = options.output === '-';
         if (toStdout && process.stdout.isTTY) {
           throw new CkptError('USAGE', 'memory is nothing for a terminal; give -o FILE or a pipe');
         }
         const entry = await findCheckpoint(await context.openStore(), reference);
-        await openCheckpoint(entry.directory);
-        const source = await openMemoryImage(entry.directory);
+        const source = await open(await openCheckpoint(entry.directory), options.format);
         const name = `${entry.vm}@${entry.name}`;
         try {
           using progress = await Progress.begin(
@@ -64,6 +68,13 @@ export function registerExport(program: Command): void {
     );
 }
 
+async function open(checkpoint: Checkpoint, format: ExportOptions['format']): Promise<ByteSource> {
+  const { openMemoryImage } = await import('../native.js');
+  if (format === 'raw') return openMemoryImage(checkpoint.directory);
+  const { openCoreFile } = await import('../vmm/core_file.js');
+  return openCoreFile(checkpoint);
+}
+
 async function write(
   context: Context,
   source: ByteSource,
@@ -74,7 +85,7 @@ async function write(
   const { signal } = context;
   if (options.output === '-') return readThrough(source, writeStdout, { onProgress, signal });
   const replace = options.force === true;
-  return exportFile(source, resolve(options.output), { onProgress, signal, replace });
+  await exportFile(source, resolve(options.output), { onProgress, signal, replace });
 }
 
 async function writeStdout(bytes: Uint8Array): Promise<void> {

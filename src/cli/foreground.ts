@@ -4,13 +4,14 @@
  */
 import { setTimeout } from 'node:timers/promises';
 import type { Store } from '../checkpoint/store.js';
-import { exitCodes } from '../errors.js';
+import { CkptError, exitCodes } from '../errors.js';
 import type { Mount } from '../fs/mount.js';
 import type { GuestExit, RestoreProgress } from '../native.js';
 import type { CheckpointEvent } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
 import type { Context } from './context.js';
 import { isDetachedChild, reportReady } from './detach.js';
+import { notifyReady } from './notify.js';
 import { Output } from './output.js';
 import { attachTerminal, consolePrinter } from './terminal.js';
 
@@ -20,6 +21,8 @@ export interface ProcessOptions {
   /** The guest's own exit reason becomes the exit code. */
   exitCode?: boolean;
   mount?: string;
+  /** As -o of `ckptfs mount`. */
+  mountOptions?: string;
 }
 
 /** How the VM came to its end. */
@@ -48,12 +51,15 @@ export async function runProcess(
     process.on('SIGUSR1', declareCheckpoint);
     const ending = watchEnding(context, output, vm, attachment?.left);
     if (attachment) vm.on('console', consolePrinter(context, vm.name));
-    if (options.mount !== undefined) await refuseMountpoint(store, options.mount);
+    await refuseMount(store, options);
     await vm.serve();
     await vm.start();
     // A mount takes its time: the guest does not wait for it.
-    if (options.mount !== undefined) mounted = await mountVm(context, store, vm, options.mount);
-    if (!attachment) await reportReady(vm.name, store.processLog(vm.name));
+    if (options.mount !== undefined) {
+      mounted = await mountVm(context, store, vm, options.mount, options.mountOptions);
+    }
+    if (attachment) await notifyReady(context, `${vm.name} runs`);
+    else await reportReady(vm.name, store.processLog(vm.name));
     const restored = watchRestore(context, vm);
     const ended = await ending;
     const instructions = instructionsOf(vm);
@@ -129,16 +135,28 @@ function tellCheckpoint(output: Output, vm: string, { type, ...what }: Checkpoin
   }
 }
 
-/** Refuses a place that cannot be mounted on before the guest runs. */
-async function refuseMountpoint(store: Store, directory: string): Promise<void> {
-  const { checkMountpoint } = await import('../fs/mount.js');
-  await checkMountpoint(directory, store.root);
+/** Refuses what cannot be mounted before the guest runs. */
+async function refuseMount(store: Store, { mount, mountOptions }: ProcessOptions): Promise<void> {
+  if (mount === undefined && mountOptions === undefined) return;
+  const { checkMountpoint, parseMountOptions } = await import('../fs/mount.js');
+  if (mount === undefined) {
+    throw new CkptError('USAGE', '--mount-options are for a mount; give --mount too');
+  }
+  parseMountOptions(mountOptions ?? '');
+  await checkMountpoint(mount, store.root);
 }
 
-async function mountVm(context: Context, store: Store, vm: Vm, directory: string): Promise<Mount> {
-  const { mount } = await import('../fs/mount.js');
+async function mountVm(
+  context: Context,
+  store: Store,
+  vm: Vm,
+  directory: string,
+  options = '',
+): Promise<Mount> {
+  const { mount, parseMountOptions } = await import('../fs/mount.js');
   const { storeView } = await import('../fs/store_view.js');
   const mounted = await mount(storeView(store, vm), directory, {
+    ...parseMountOptions(options),
     onError: (line) => context.output.note(`ckptfs: ${line}`),
   });
   vm.mountpoint = mounted.directory;

@@ -2,7 +2,9 @@
 import type { Command } from 'commander';
 import type { ScheduleStatus, VmStatus } from '../types.js';
 import { withContext } from './context.js';
+import type { ProtectionStatus } from '../vmm/protection.js';
 import { formatFields } from './output.js';
+import { describeProtection } from './protection.js';
 import { formatSize, formatUs } from './sizes.js';
 import { summarizeVm, type VmSummary } from './vms.js';
 
@@ -18,12 +20,18 @@ export function registerInfo(program: Command): void {
       withContext(async (context, _options: object, vm: string) => {
         const store = await context.openStore();
         await store.needVm(vm);
+        const { protectionStatus } = await import('../vmm/protection.js');
         const summary = await summarizeVm(store, vm);
         const config = await store.readConfig(vm).catch(() => undefined);
         const { status, ...rest } = summary;
+        const protection = await protectionStatus(store, vm);
         context.output.result(
-          { ...rest, ...status, ...(config === undefined ? {} : { config }) },
-          describeVm(summary),
+          {
+            ...{ ...rest, ...status },
+            ...(protection === undefined ? {} : { protection }),
+            ...(config === undefined ? {} : { config }),
+          },
+          describeVm(summary, protection),
           summary.state,
         );
         return undefined;
@@ -31,13 +39,17 @@ export function registerInfo(program: Command): void {
     );
 }
 
-function describeVm({ vm, state, memoryBytes, cpus, checkpoints, status }: VmSummary): string {
+function describeVm(
+  { vm, state, memoryBytes, cpus, checkpoints, status }: VmSummary,
+  protection: ProtectionStatus | undefined,
+): string {
   return formatFields([
     ['VM', vm],
     ['state', state],
     ['memory', memoryBytes === undefined ? undefined : formatSize(memoryBytes)],
     ['cpus', cpus === undefined ? undefined : String(cpus)],
     ['checkpoints', String(checkpoints)],
+    ['protection', protection && describeProtection(protection)],
     ...(status === undefined ? [] : describeStatus(status)),
   ]);
 }

@@ -1,23 +1,27 @@
 /**
- * ckptfs mount: a store as files, read-only. By default the mount is served by a process of its own, which
+ * ckptfs mount: a store as files. By default the mount is served by a process of its own, which
  * this one starts and hears from over a channel: {@link Report}; with -f it is served here.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Command } from 'commander';
+import { fileURLToPath } from 'node:url';
+import { type Command, Option } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, type ErrorCode, toCkptError } from '../errors.js';
 import { type Context, withContext } from './context.js';
+import { notifyReady } from './notify.js';
 
 /** How long the mount may take to answer: more than the transport allows itself. */
 const startLimitMs = 30_000;
 const logName = 'mount.log';
+const main = fileURLToPath(new URL('main.js', import.meta.url));
 
 interface Options {
   options: string;
-  transport: string;
+  transport?: string;
   foreground?: boolean;
+  sloppy?: boolean;
 }
 
 /** What the serving process tells the one that started it, once. */
@@ -28,12 +32,23 @@ type Report =
 export function registerMount(program: Command): void {
   program
     .command('mount')
-    .description('show a store as files in an empty directory, read-only')
+    .description('show a store as files in an empty directory')
     .usage('[options] [store] <dir>')
     .argument('<store and dir...>', 'the store (else --store), and where to mount it')
-    .option('-o, --options <list>', 'comma list of: allow_other, ro', 'ro')
-    .option('--transport <name>', 'fuse-native or libfuse3', 'fuse-native')
+    .option(
+      '-o, --options <list>',
+      'comma list of: allow_other, overlay=DIR, ro, rw, uid=N, gid=N, umask=OCTAL',
+      'ro',
+    )
+    .addOption(new Option('--sloppy', 'pass over unknown mount options').hideHelp())
+    .option('--transport <name>', 'libfuse3, the default where it is there, or fuse-native')
     .option('-f, --foreground', 'serve the mount here until Ctrl-C, umount or SIGTERM')
+    .addHelpText(
+      'after',
+      '\nWith -o rw the disks of checkpoints can be written, to replay a journal, say: the writes are seen in' +
+        '\nthis mount alone and are gone with it, or with overlay=DIR kept there for the next mount. mkdir and rmdir in checkpoints/ of a VM take and remove checkpoints.' +
+        '\nAll else is read-only, and no checkpoint changes.',
+    )
     .action(
       withContext(async (context, options: Options, paths: string[]) => {
         const directory = paths.pop();
@@ -65,13 +80,17 @@ async function serve(
   });
   try {
     await using mounted = await mount(storeView(store), directory, {
-      ...parseMountOptions(options.options),
-      transport: parseTransport(options.transport),
+      ...parseMountOptions(options.options, options.sloppy),
+      ...(options.transport === undefined ? {} : { transport: parseTransport(options.transport) }),
       onError: (line) =>
         context.output.status({ error: line }, `${new Date().toISOString()} ${line}`),
     });
-    if (process.send === undefined) tell(context, mounted.directory, store);
-    else await report({ type: 'mounted', directory: mounted.directory });
+    if (process.send === undefined) {
+      tell(context, mounted.directory, store);
+      await notifyReady(context, `${store.root} on ${mounted.directory}`);
+    } else {
+      await report({ type: 'mounted', directory: mounted.directory });
+    }
     await Promise.race([mounted.gone, ended]);
   } catch (error) {
     const { code, message, data } = toCkptError(error);
@@ -95,20 +114,17 @@ async function start(
   directory: string,
   options: Options,
 ): Promise<void> {
+  const { mountOptionsText, parseMountOptions } = await import('../fs/mount.js');
   // A store that cannot be written can be mounted, only its mount has no log.
   const log = await open(join(store.root, logName), 'a', 0o600).catch(() => undefined);
   try {
-    const command = ['mount', '-f', '-o', options.options, '--transport', options.transport];
+    // It runs in another directory.
+    const list = mountOptionsText(parseMountOptions(options.options, options.sloppy));
+    const command = ['mount', '-f', '-o', list];
+    if (options.transport !== undefined) command.push('--transport', options.transport);
     const child = spawn(
       process.execPath,
-      [
-        ...process.execArgv,
-        process.argv[1] ?? '',
-        ...command,
-        '--',
-        store.root,
-        resolve(directory),
-      ],
+      [...process.execArgv, main, ...command, '--', store.root, resolve(directory)],
       { detached: true, cwd: '/', stdio: ['ignore', 'ignore', log?.fd ?? 'ignore', 'ipc'] },
     );
     const mounted = await firstReport(child);

@@ -4,19 +4,26 @@
  * Only commander is loaded here; each command loads what it needs when it runs.
  */
 import { Command } from 'commander';
+import { registerBackup } from './backup.js';
 import { registerCheckpoint } from './checkpoint.js';
 import { registerCheckpoints } from './checkpoints.js';
+import { registerClone } from './clone.js';
 import { registerCompact } from './compact.js';
 import { registerCompletion } from './completion.js';
 import { registerConsole } from './console.js';
 import { registerDiff } from './diff.js';
+import { registerDisk } from './disk.js';
 import { registerDoctor } from './doctor.js';
 import { registerExport } from './export.js';
 import { registerInfo } from './info.js';
 import { registerList } from './list.js';
+import { registerMan } from './man.js';
 import { registerMount } from './mount.js';
 import { registerPause } from './pause.js';
+import { registerProtect } from './protect.js';
 import { registerPrune } from './prune.js';
+import { registerReceive } from './receive.js';
+import { registerRecover } from './recover.js';
 import { registerRestore } from './restore.js';
 import { registerResume } from './resume.js';
 import { registerRetry } from './retry.js';
@@ -57,6 +64,7 @@ export function buildProgram(): Command {
     registerStop,
     registerCheckpoint,
     registerRestore,
+    registerClone,
     registerCheckpoints,
     registerShow,
     registerDiff,
@@ -65,11 +73,17 @@ export function buildProgram(): Command {
     registerPrune,
     registerExport,
     registerCompact,
+    registerDisk,
+    registerBackup,
+    registerProtect,
+    registerRecover,
+    registerReceive,
     registerMount,
     registerUmount,
     registerDoctor,
     registerVersion,
     registerCompletion,
+    registerMan,
   ]) {
     register(program);
   }

@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import type { RestoreProgress } from '../native.js';
+import type { VmStatus } from '../types.js';
 import { type Context, withContext } from './context.js';
 import { formatUs, parseRate } from './sizes.js';
 
@@ -14,6 +15,7 @@ export interface RestoreOptions {
   eager?: boolean;
   lazy?: boolean;
   mount?: string;
+  mountOptions?: string;
   detach?: boolean;
   wait: boolean;
   exitCode?: boolean;
@@ -30,6 +32,7 @@ export function registerRestore(program: Command): void {
     .option('--eager', 'all memory is loaded first')
     .option('--limit <rate>', 'load no more than that a second in the background', parseRate)
     .option('--mount <dir>', 'serve the VM as files there while it runs')
+    .option('--mount-options <list>', 'as -o of ckptfs mount: rw, say')
     .option('--detach', 'run in the background; returns when all memory is loaded')
     .option('--no-wait', 'with --detach: return when the guest runs')
     .option('--exit-code', 'end with 0 if the guest powers off with reason 0, else with 1')
@@ -73,7 +76,7 @@ async function restoreProcess(
 }
 
 /** Follows the restore in the VM's process and prints its result. */
-async function tellRestored(
+export async function tellRestored(
   context: Context,
   vm: string,
   pid: number,
@@ -93,7 +96,7 @@ async function tellRestored(
   const first = progress && formatUs(progress.firstInstructionUs);
   const complete = progress?.done ? `, memory complete after ${formatUs(progress.completeUs)}` : '';
   context.output.result(
-    { vm, pid, state: 'running', ...restoreResult(progress) },
+    { vm, pid, state: 'running', ...restoreResult(progress), checkpointId: progress?.id },
     `${vm} is running (pid ${pid})${first ? `, first instruction after ${first}` : ''}${complete}`,
     vm,
   );
@@ -105,8 +108,8 @@ async function follow(
   store: Store,
   vm: string,
   enough: (progress: RestoreProgress) => boolean,
-): Promise<RestoreProgress | undefined> {
-  let last: RestoreProgress | undefined;
+): Promise<VmStatus['restore']> {
+  let last: VmStatus['restore'];
   try {
     const client = await context.connect(store, vm);
     for (;;) {

@@ -21,6 +21,7 @@ export interface RunOptions {
   cpus?: number;
   disk?: Partial<DiskConfig>[];
   mount?: string;
+  mountOptions?: string;
   detach?: boolean;
   trace?: TraceName;
   checkpointEvery?: number;
@@ -48,6 +49,7 @@ export function registerRun(program: Command): void {
       (text, previous?: Partial<DiskConfig>[]) => [...(previous ?? []), parseDisk(text)],
     )
     .option('--mount <dir>', 'serve the VM as files there while it runs')
+    .option('--mount-options <list>', 'as -o of ckptfs mount: rw, say')
     .option('--detach', 'run in the background; its console goes to console.log')
     .addOption(
       new Option(

@@ -46,6 +46,7 @@ function describeManifest(
     ['memory', `${formatSize(manifest.memoryBytes)} in blocks of ${formatSize(blockBytes)}`],
     ['stored', `${formatSize(stats.storedBytes)}, compression ${manifest.codec}`],
     ['parent', manifest.parentId ?? undefined],
+    ['group', manifest.group && `${manifest.group.id}, of ${manifest.group.vms.join(', ')}`],
     [
       'blocks',
       `${vcpu} by vCPUs, ${background} in background, ${zero} zero, ${duplicate} duplicate, ${parent} in parent`,

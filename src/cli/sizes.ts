@@ -64,12 +64,31 @@ export function formatSize(bytes: number): string {
   return `${Number(value.toFixed(digits))} ${units[unit] ?? ''}iB`;
 }
 
+/** 4096 → "0x0000001000", so that offsets in a column align. */
+export function formatOffset(offset: number): string {
+  return `0x${offset.toString(16).padStart(10, '0')}`;
+}
+
 /** 12345 → "12.3 ms"; three significant digits. */
 export function formatUs(us: number): string {
   const [value, unit] =
     us < 999.5 ? [us, 'µs'] : us < 999_500 ? [us / 1e3, 'ms'] : ([us / 1e6, 's'] as const);
   const digits = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
   return `${Number(value.toFixed(digits))} ${unit}`;
+}
+
+/** 90_000 → "1.5 min"; three significant digits, up to days. */
+export function formatMs(ms: number): string {
+  const [value, unit] =
+    ms < 59_950
+      ? [undefined, '']
+      : ms < 3_597_000
+        ? [ms / 60_000, 'min']
+        : ms < 86_328_000
+          ? [ms / 3_600_000, 'h']
+          : ([ms / 86_400_000, 'd'] as const);
+  if (value === undefined) return formatUs(ms * 1000);
+  return `${Number(value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0))} ${unit}`;
 }
 
 /** The time of day in UTC to the second: 2026-11-20 10:15:00Z. */

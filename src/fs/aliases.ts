@@ -4,40 +4,30 @@ import { CkptError } from '../errors.js';
 import { ListedDirectory } from './directory.js';
 import type { FsNode } from './node.js';
 import { Symlink } from './symlink.js';
-import type { CheckpointView, StoreView, VmView } from './view.js';
+import type { CheckpointOutline, StoreView, VmView } from './view.js';
 
 /** How long a listing of by-time/ serves look-ups: `ls -l` looks up every name of it. */
 const listingMs = 500;
 
-/** The checkpoints of a VM that can be read, oldest first. */
-async function readable(vm: VmView): Promise<CheckpointView[]> {
-  const found: CheckpointView[] = [];
-  for (const name of await vm.checkpointNames()) {
+/** The link to the newest checkpoint that can be read. */
+export async function latest(vm: VmView): Promise<FsNode | undefined> {
+  for (const { name, createdAt } of [...(await vm.outlines())].reverse()) {
     try {
-      const checkpoint = await vm.checkpoint(name);
-      if (checkpoint !== undefined) found.push(checkpoint);
+      if ((await vm.checkpoint(name)) !== undefined) return new Symlink(name, createdAt.getTime());
     } catch (error) {
       // Whoever looks at the damaged one itself is told.
       if (!(error instanceof CkptError)) throw error;
     }
   }
-  return found.sort(
-    (a, b) => a.createdAt.getTime() - b.createdAt.getTime() || (a.name < b.name ? -1 : 1),
-  );
-}
-
-/** The link to the newest checkpoint that can be read. */
-export async function latest(vm: VmView): Promise<FsNode | undefined> {
-  const newest = (await readable(vm)).at(-1);
-  return newest && new Symlink(newest.name, newest.createdAt.getTime());
+  return undefined;
 }
 
 async function links(view: StoreView): Promise<Map<string, FsNode>> {
-  const all: { vm: string; checkpoint: CheckpointView }[] = [];
+  const all: { vm: string; checkpoint: CheckpointOutline }[] = [];
   for (const vm of await view.vmNames()) {
     const found = await view.vm(vm);
     if (found === undefined) continue;
-    all.push(...(await readable(found)).map((checkpoint) => ({ vm, checkpoint })));
+    all.push(...(await found.outlines()).map((checkpoint) => ({ vm, checkpoint })));
   }
   all.sort((a, b) => a.checkpoint.createdAt.getTime() - b.checkpoint.createdAt.getTime());
   const named = new Map<string, FsNode>();

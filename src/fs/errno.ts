@@ -5,7 +5,10 @@
 import { constants } from 'node:os';
 import { CkptError, errnoOf, type ErrorCode } from '../errors.js';
 
-export type ErrnoName = keyof typeof constants.errno;
+/** Those that Node knows, and one that it does not (include/uapi/asm-generic/errno.h). */
+const numbers = { ...constants.errno, EHOSTDOWN: 112 };
+
+export type ErrnoName = keyof typeof numbers;
 
 /** A refusal of a node by an errno that no CkptError stands for (ENOTDIR, EISDIR, ...). */
 export class FsError extends Error {
@@ -31,8 +34,15 @@ const errnoOfCode: Record<ErrorCode, ErrnoName> = {
   INTERNAL: 'EIO',
 };
 
+/** Errno numbers by code, for whoever fails where this cannot be asked. */
+export function errnosByCode(): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(errnoOfCode).map(([code, name]) => [code, errnoNumber(name)]),
+  );
+}
+
 function isErrnoName(name: string | undefined): name is ErrnoName {
-  return name !== undefined && Object.hasOwn(constants.errno, name);
+  return name !== undefined && Object.hasOwn(numbers, name);
 }
 
 /** The errno of any failure; a failure that is none of ours nor of the system's is EIO. */
@@ -45,12 +55,22 @@ export function errnoName(error: unknown): ErrnoName {
 
 /** The positive errno number. */
 export function errnoNumber(name: ErrnoName): number {
-  return constants.errno[name];
+  return numbers[name];
 }
 
 /** Expected answers need no log line; what a person has to look into does. */
 export function isTrouble(name: ErrnoName): boolean {
-  return !['ENOENT', 'ENOTDIR', 'EISDIR', 'EINVAL', 'EROFS', 'ENODATA', 'ENAMETOOLONG'].includes(
-    name,
-  );
+  return ![
+    'ENOENT',
+    'ENOTDIR',
+    'EISDIR',
+    'EEXIST',
+    'EINVAL',
+    'EHOSTDOWN',
+    'EROFS',
+    'EPERM',
+    'EFBIG',
+    'ENODATA',
+    'ENAMETOOLONG',
+  ].includes(name);
 }

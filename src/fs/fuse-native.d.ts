@@ -31,7 +31,7 @@ declare module 'fuse-native' {
       namemax: number;
     }
 
-    /** Results are negative errno numbers; of a read, the bytes read. Each callback is called once. */
+    /** Results are negative errno numbers; of a read or write, its bytes. Each callback is called once. */
     interface Requests {
       getattr(path: string, callback: Callback<[Stat?]>): void;
       readdir(path: string, callback: Callback<[string[]?, Stat[]?]>): void;
@@ -46,7 +46,21 @@ declare module 'fuse-native' {
         position: number,
         callback: Callback,
       ): void;
+      write(
+        path: string,
+        handle: number,
+        from: Buffer,
+        length: number,
+        position: number,
+        callback: Callback,
+      ): void;
+      fsync(path: string, dataOnly: number, handle: number, callback: Callback): void;
+      truncate(path: string, bytes: number, callback: Callback): void;
+      ftruncate(path: string, handle: number, bytes: number, callback: Callback): void;
       release(path: string, handle: number, callback: Callback): void;
+      mkdir(path: string, mode: number, callback: Callback): void;
+      rmdir(path: string, callback: Callback): void;
+      rename(path: string, to: string, callback: Callback): void;
       getxattr(path: string, name: string, position: number, callback: Callback<[Buffer?]>): void;
       listxattr(path: string, callback: Callback<[string[]?]>): void;
     }

@@ -7,12 +7,13 @@
 import { spawn } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { lstat, readdir, realpath } from 'node:fs/promises';
-import { delimiter, join, sep } from 'node:path';
+import { basename, delimiter, dirname, join, resolve, sep } from 'node:path';
 import createDebug from 'debug';
 import { CkptError, systemError } from '../errors.js';
 import { ErrorLog } from './error_log.js';
 import {
   canonicalPath,
+  clearDeadMount,
   type MountEntry,
   mountOn,
   mountType,
@@ -20,6 +21,13 @@ import {
   unmountPath,
   waitUntilGone,
 } from './mounts.js';
+import {
+  checkAllowOther,
+  type Ownership,
+  ownOwnership,
+  splitMountOptions,
+} from './mount_options.js';
+import { ServerEnd } from './server_end.js';
 import { loadTransport, type Session, type TransportName, transportNames } from './transport.js';
 import { Tree } from './tree.js';
 import type { StoreView } from './view.js';
@@ -31,12 +39,20 @@ const goneLimitMs = 10_000;
 const watchMs = 250;
 /** The binding cuts a longer path. */
 const maxPathBytes = 1023;
+const mountOptionNames = ['allow_other', 'overlay=DIR', 'ro', 'rw'];
+const overlayOption = /^overlay=(.+)$/;
 
 export interface MountOptions {
-  /** By default fuse-native. */
+  /** By default libfuse3, where the addon has it. */
   transport?: TransportName;
   /** Other users may look in; never by itself. */
   allowOther?: boolean;
+  /** The disks of checkpoints take writes, which no checkpoint has and which are gone with the mount. */
+  writable?: boolean;
+  /** With `writable`: a directory for what is written, for later mounts of the same store (kept_overlays.ts). */
+  overlay?: string;
+  /** Whose the files show to be, and who may read them; by default the user who mounts, and whoever may look in. */
+  ownership?: Partial<Ownership>;
   /** A request that takes longer is answered with ETIMEDOUT; 30 s by default. */
   requestLimitMs?: number;
   /** Told one line for each failure behind an EIO, each at most once a minute (error_log.ts). */
@@ -45,6 +61,7 @@ export interface MountOptions {
 
 export interface Mount extends AsyncDisposable {
   readonly directory: string;
+  readonly transport: TransportName;
   /** Resolves when the mount is gone, whoever took it away. */
   readonly gone: Promise<void>;
   /** Takes the mount away; programs that have files open keep them while this process runs. */
@@ -63,26 +80,34 @@ export async function mount(
 ): Promise<Mount> {
   const path = await checkMountpoint(directory, view.root);
   checkFuse();
-  const transport = await loadTransport(options.transport ?? 'fuse-native');
+  if (options.allowOther === true) await checkAllowOther();
+  const transport = await loadTransport(options.transport);
   const log = new ErrorLog((line) => options.onError?.(line));
+  const kept =
+    options.overlay === undefined ? undefined : await openKept(options.overlay, path, view);
+  const ownership = options.ownership && { ...ownOwnership(), ...options.ownership };
+  const tree = new Tree(view, options.writable ?? false, { kept, ownership });
   let session: Session;
   try {
-    session = await transport.attach(new Tree(view), path, {
+    session = await transport.attach(tree, path, {
       allowOther: options.allowOther ?? false,
       requestLimitMs: options.requestLimitMs ?? requestLimitMs,
       onError: (line) => log.write(line),
     });
   } catch (error) {
     if ((await mountOn(path)) !== undefined) await unmountPath(path, true);
+    await tree.close();
     throw error;
   }
   const entry = await mountOn(path);
   if (entry === undefined) {
     await session.end();
+    await tree.close();
     throw new CkptError('IO', `the mount on ${path} was taken away as it was made`);
   }
-  debug('mounted %s on %s', view.root, path);
-  return new LiveMount(entry, session);
+  debug('mounted %s on %s by %s', view.root, path, transport.name);
+  const serverEnd = await ServerEnd.announce(entry.device);
+  return new LiveMount(entry, transport.name, session, tree, serverEnd);
 }
 
 class LiveMount implements Mount {
@@ -90,14 +115,24 @@ class LiveMount implements Mount {
   readonly gone: Promise<void>;
   readonly #entry: MountEntry;
   readonly #session: Session;
+  readonly #tree: Tree;
+  readonly #serverEnd: ServerEnd;
   readonly #watch: NodeJS.Timeout;
   #ended = false;
   #resolveGone: () => void = () => undefined;
 
-  constructor(entry: MountEntry, session: Session) {
+  constructor(
+    entry: MountEntry,
+    readonly transport: TransportName,
+    session: Session,
+    tree: Tree,
+    serverEnd: ServerEnd,
+  ) {
     this.directory = entry.directory;
     this.#entry = entry;
     this.#session = session;
+    this.#tree = tree;
+    this.#serverEnd = serverEnd;
     this.gone = new Promise((resolve) => (this.#resolveGone = resolve));
     this.#watch = setInterval(() => void this.#look(), watchMs).unref();
     process.on('exit', this.#onExit);
@@ -140,6 +175,8 @@ class LiveMount implements Mount {
     clearInterval(this.#watch);
     process.off('exit', this.#onExit);
     await this.#session.end();
+    await this.#tree.close().catch((error: unknown) => debug('%s: %o', this.directory, error));
+    this.#serverEnd.close();
     debug('unmounted %s', this.directory);
     this.#resolveGone();
   }
@@ -151,9 +188,10 @@ class LiveMount implements Mount {
   };
 }
 
-/** The mountpoint's path without symbolic links, once it is known to be a fit one. */
+/** The mountpoint's path without symbolic links, once it is known to be a fit one; a dead mount on it is taken away. */
 export async function checkMountpoint(directory: string, store: string): Promise<string> {
   const path = await canonicalPath(directory);
+  await clearDeadMount(path);
   const refuse = (code: 'USAGE' | 'BUSY', why: string): never => {
     throw new CkptError(code, `cannot mount on ${path}: ${why}`, { directory: path });
   };
@@ -175,6 +213,21 @@ export async function checkMountpoint(directory: string, store: string): Promise
     throw systemError(error, `cannot mount on ${path}`);
   }
   return path;
+}
+
+/** Takes a directory for overlays, which lies neither in the mount nor in the store. */
+async function openKept(directory: string, mountpoint: string, view: StoreView) {
+  const path = join(await canonicalPath(dirname(resolve(directory))), basename(resolve(directory)));
+  for (const [outer, what] of [
+    [mountpoint, 'mount'],
+    [await realpath(view.root), 'store'],
+  ] as const) {
+    if (!contains(outer, path)) continue;
+    const why = `${path} lies in the ${what}; name a directory outside`;
+    throw new CkptError('USAGE', `cannot keep overlays there: ${why}`, { directory: path });
+  }
+  const { KeptOverlays } = await import('./kept_overlays.js');
+  return KeptOverlays.open(path);
 }
 
 function contains(outer: string, inner: string): boolean {
@@ -211,16 +264,49 @@ function checkFuse(): void {
   }
 }
 
-/** Reads the comma list of -o. `ro` says what is so anyway. USAGE for anything unknown. */
-export function parseMountOptions(text: string): Pick<MountOptions, 'allowOther'> {
-  const given = text.split(',').filter((option) => option !== '');
-  for (const option of given) {
-    if (option === 'ro' || option === 'allow_other') continue;
-    throw new CkptError('USAGE', `unknown mount option ${option}; there are: allow_other, ro`, {
-      option,
-    });
+type ParsedOptions = Pick<MountOptions, 'allowOther' | 'writable' | 'overlay' | 'ownership'>;
+
+/**
+ * Reads the comma list of -o; `ro` says what is so without `rw`. USAGE for anything unknown, which `sloppy` passes over.
+ */
+export function parseMountOptions(text: string, sloppy = false): ParsedOptions {
+  const { words: given, ...ownership } = splitMountOptions(text);
+  const overlay = given.flatMap((option) => overlayOption.exec(option)?.[1] ?? []).at(-1);
+  const unknown = given.find(
+    (option) => !mountOptionNames.includes(option) && !overlayOption.test(option),
+  );
+  if (unknown !== undefined && !sloppy) {
+    throw new CkptError(
+      'USAGE',
+      `unknown mount option ${unknown}; there are: ${mountOptionNames.join(', ')}, uid=, gid=, umask=`,
+      { option: unknown },
+    );
   }
-  return { allowOther: given.includes('allow_other') };
+  if (given.includes('ro') && given.includes('rw')) {
+    throw new CkptError('USAGE', 'a mount is either ro or rw; give one of them');
+  }
+  if (overlay !== undefined && !given.includes('rw')) {
+    throw new CkptError('USAGE', 'overlay=DIR keeps what is written; give rw too');
+  }
+  return {
+    allowOther: given.includes('allow_other'),
+    writable: given.includes('rw'),
+    ...(overlay === undefined ? {} : { overlay: resolve(overlay) }),
+    ...ownership,
+  };
+}
+
+/** The comma list that says the same wherever it is read. */
+export function mountOptionsText(options: ParsedOptions): string {
+  const { uid, gid, umask } = options.ownership ?? {};
+  const values = { overlay: options.overlay, uid, gid, umask: umask?.toString(8) };
+  return [
+    options.writable ? 'rw' : 'ro',
+    ...(options.allowOther ? ['allow_other'] : []),
+    ...Object.entries(values).flatMap(([name, value]) =>
+      value === undefined ? [] : [`${name}=${value}`],
+    ),
+  ].join(',');
 }
 
 export function parseTransport(text: string): TransportName {

@@ -6,11 +6,16 @@ import { execFile } from 'node:child_process';
 import { lstat, readFile, realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { ServerWatch } from './server_end.js';
 import { CkptError, errnoOf, systemError } from '../errors.js';
 
 const run = promisify(execFile);
 const helperLimitMs = 10_000;
 const pollMs = 20;
+/** How long a server may write what it holds after its mount is gone. */
+const serverLimitMs = 60_000;
+/** A mount that does not even say that it is dead is not. */
+const lookLimitMs = 5_000;
 
 /** The type that the kernel shows for our mounts. */
 export const mountType = 'fuse.ckptfs';
@@ -18,6 +23,8 @@ export const mountType = 'fuse.ckptfs';
 export interface MountEntry {
   /** Unique among present mounts; used anew after an unmount. */
   id: number;
+  /** Major and minor number of the filesystem: "0:57". */
+  device: string;
   directory: string;
   type: string;
 }
@@ -29,12 +36,12 @@ export function parseMountinfo(text: string): MountEntry[] {
     const [before, after] = line.split(' - ', 2);
     const fields = before?.split(' ');
     const type = after?.split(' ')[0];
-    if (fields?.[4] === undefined || type === undefined) continue;
+    if (fields?.[2] === undefined || fields[4] === undefined || type === undefined) continue;
     // Space, tab, line feed and backslash are written as \ and three octal digits.
     const directory = fields[4].replace(/\\([0-7]{3})/g, (_match, digits: string) =>
       String.fromCharCode(parseInt(digits, 8)),
     );
-    entries.push({ id: Number(fields[0]), directory, type });
+    entries.push({ id: Number(fields[0]), device: fields[2], directory, type });
   }
   return entries;
 }
@@ -61,14 +68,15 @@ export async function canonicalPath(directory: string): Promise<string> {
 }
 
 /**
- * Takes a mount away. BUSY when a program uses it; with `lazy` it leaves the tree at once and ends when
- * the last user is gone. Root uses umount(8), others the setuid helper that FUSE has for them.
+ * Takes a mount away; one that somebody else took away meanwhile is gone, too. BUSY when a program uses it; with
+ * `lazy` it leaves the tree at once and ends when the last user is gone. Root uses umount(8), others the setuid helper that FUSE has for them.
  */
 export async function unmountPath(directory: string, lazy = false): Promise<void> {
   const [helper, ...args] = unmountCommand(directory, lazy);
   try {
     await run(helper, args, { timeout: helperLimitMs, env: { ...process.env, LC_ALL: 'C' } });
   } catch (error) {
+    if (errnoOf(error) !== 'ENOENT' && (await mountOn(directory)) === undefined) return;
     throw unmountError(directory, helper, error);
   }
 }
@@ -130,7 +138,37 @@ export async function unmountDirectory(directory: string): Promise<string> {
       { directory: path, type: mount.type },
     );
   }
+  using server = await ServerWatch.open(mount.device);
   await unmountPath(path);
   await waitUntilGone(mount, helperLimitMs);
+  if (server !== undefined && !(await server.ended(serverLimitMs))) {
+    throw new CkptError(
+      'BUSY',
+      `${path} is unmounted, but its server still works after ${serverLimitMs / 1000} s; wait until it has ended`,
+      { directory: path },
+    );
+  }
   return path;
+}
+
+/** Takes away mounts of ours whose server has died: nothing can bring them back. */
+export async function clearDeadMount(path: string): Promise<void> {
+  while ((await mountOn(path))?.type === mountType && (await isDead(path))) {
+    await unmountPath(path, true);
+  }
+}
+
+/** A child looks: whoever looks into a mount whose server hangs, hangs too. */
+async function isDead(path: string): Promise<boolean> {
+  try {
+    await run('stat', ['-f', path], {
+      timeout: lookLimitMs,
+      killSignal: 'SIGKILL',
+      env: { ...process.env, LC_ALL: 'C' },
+    });
+    return false;
+  } catch (error) {
+    const said = (error as { stderr?: string }).stderr ?? '';
+    return said.includes('Transport endpoint is not connected');
+  }
 }

@@ -3,7 +3,8 @@
  * opening it. All handles of one file share one source, opened by the first and closed after the last.
  */
 import type { ByteSource } from '../native.js';
-import { blocksOf, FsNode, type Attributes, type OpenFile } from './node.js';
+import { blocksOf, FsNode, type Attributes, type Caching, type OpenFile } from './node.js';
+import type { SourceFile } from './view.js';
 
 interface Shared {
   source: Promise<ByteSource>;
@@ -42,6 +43,11 @@ export class SharedSources {
     }
   }
 
+  /** The source that is open under that key, or about to be. */
+  async find(key: string): Promise<ByteSource | undefined> {
+    return this.#open.get(key)?.source.catch(() => undefined);
+  }
+
   #leave(key: string, entry: Shared, source?: ByteSource): void {
     if (--entry.users > 0) return;
     // Only this entry can be under the key: it leaves the map with its last user.
@@ -56,24 +62,22 @@ export class SourceNode extends FsNode {
   /** `key` identifies the contents among all sources. */
   constructor(
     readonly sources: SharedSources,
-    readonly key: string,
-    readonly bytes: number,
+    override readonly key: string,
+    readonly file: SourceFile,
     readonly timeMs: () => number,
-    readonly openSource: () => Promise<ByteSource>,
+    override readonly caching: Caching = 'kept',
   ) {
     super();
   }
 
-  override attributes(): Promise<Attributes> {
-    return Promise.resolve({
-      bytes: this.bytes,
-      blocks: blocksOf(this.bytes),
-      nlink: 1,
-      timeMs: this.timeMs(),
-    });
+  override async attributes(): Promise<Attributes> {
+    const { bytes } = this.file;
+    // What is damaged has a size all the same; whoever reads it is told.
+    const data = (await this.file.dataBytes?.().catch(() => bytes)) ?? bytes;
+    return { bytes, blocks: blocksOf(Math.min(data, bytes)), nlink: 1, timeMs: this.timeMs() };
   }
 
   override open(): Promise<OpenFile> {
-    return this.sources.acquire(this.key, this.openSource);
+    return this.sources.acquire(this.key, () => this.file.open());
   }
 }

@@ -3,10 +3,11 @@
  * store as it is at every call. Manifests never change and are kept for as long as their file is the same.
  */
 import { createHash } from 'node:crypto';
-import { realpath, stat } from 'node:fs/promises';
+import { mkdtemp, realpath, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { diskLayers } from '../checkpoint/checkpoints.js';
-import { namesIn, readSmallFile } from '../checkpoint/files.js';
+import { diskLayers, openCheckpoint } from '../checkpoint/checkpoints.js';
+import { attempt, namesIn, readSmallFile } from '../checkpoint/files.js';
 import {
   deviceStateFile,
   type Manifest,
@@ -17,12 +18,23 @@ import {
 import { isName } from '../checkpoint/names.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, errnoOf } from '../errors.js';
-import { openDisk, openMemoryImage } from '../native.js';
+import {
+  type DiskLayers,
+  openDisk,
+  memoryDataBytes,
+  openMemoryImage,
+  openOverlay,
+  type WritableSource,
+} from '../native.js';
 import { VmClient } from '../vmm/client.js';
-import { completeConfig } from '../vmm/config.js';
-import { redoLogs } from '../vmm/disks.js';
-import type { VmConfigInput } from '../types.js';
+import { storedConfig } from '../vmm/config.js';
+import { coreFileBytes, KnownNotes, openCoreFile } from '../vmm/core_file.js';
+import { layersOf } from '../vmm/disk_base.js';
 import type { Vm } from '../vmm/vm.js';
+import { CheckpointIndex } from './checkpoint_index.js';
+import { type CheckpointedVm, removeCheckpoint, takeCheckpoint } from './checkpoint_changes.js';
+import { DataBytes, filesDataBytes } from './data_bytes.js';
+import { StoreWatch } from './store_watch.js';
 import type { StoredPath } from './stored.js';
 import { bufferSource } from './value.js';
 import type { CheckpointView, LiveView, SourceFile, StoreView, VmView } from './view.js';
@@ -31,29 +43,44 @@ import type { CheckpointView, LiveView, SourceFile, StoreView, VmView } from './
 const statusLimitMs = 2000;
 
 /** What the mount needs of the VM that makes it. */
-export type LiveVm = Pick<
-  Vm,
-  'name' | 'config' | 'memory' | 'disk' | 'status' | 'saving' | 'savingMemory'
->;
+export type LiveVm = Pick<Vm, 'name' | 'config' | 'memory' | 'disk' | 'savingMemory'> &
+  CheckpointedVm;
 
 export function storeView(store: Store, vm?: LiveVm): StoreView {
-  const manifests = new ManifestCache();
+  const known: Known = {
+    index: new CheckpointIndex(),
+    manifests: new ManifestCache(),
+    notes: new KnownNotes(),
+    looked: new DataBytes(),
+  };
   const live = vm && liveView(store, vm);
   return {
     root: store.root,
     live: vm !== undefined,
+    watch(changed, lost) {
+      const watching = new StoreWatch(store, vm?.name, changed, lost);
+      return () => watching.close();
+    },
     vmNames: () => (vm ? Promise.resolve([vm.name]) : store.listVms()),
     async vm(name) {
       if (!isName(name) || (vm && name !== vm.name)) return undefined;
       const createdAt = await modifiedAt(store.vmDirectory(name));
-      return createdAt && vmView(store, manifests, name, createdAt, vm, live);
+      return createdAt && vmView(store, known, name, createdAt, vm, live);
     },
   };
 }
 
+/** What is kept of checkpoints, which never change. */
+interface Known {
+  index: CheckpointIndex;
+  manifests: ManifestCache;
+  notes: KnownNotes;
+  looked: DataBytes;
+}
+
 function vmView(
   store: Store,
-  manifests: ManifestCache,
+  known: Known,
   name: string,
   createdAt: Date,
   vm: LiveVm | undefined,
@@ -64,56 +91,87 @@ function vmView(
     status: () => (vm ? Promise.resolve(vm.status()) : statusOf(store, name)),
     files: [store.configFile(name), store.consoleLog(name)].map(storedPath),
     async layers() {
-      const config = completeConfig((await store.readConfig(name)) as VmConfigInput);
+      const config = await storedConfig(store, name);
       const layers = new Map<string, StoredPath[]>();
       for (const disk of config.disks) {
+        const { parent, redo } = await layersOf(store.diskDirectory(name, disk.id), disk.path);
         // The parent may be given by a symbolic link, which the tree would not show.
-        const path = await realpath(disk.path).catch(() => disk.path);
-        const redo = await redoLogs(store.diskDirectory(name, disk.id));
-        layers.set(disk.id, [{ name: 'parent', path }, ...redo.map(storedPath)]);
+        const path = await realpath(parent).catch(() => parent);
+        layers.set(disk.id, [{ name: 'parent', path }, ...redo.map((log) => storedPath(log.path))]);
       }
       return layers;
     },
     async checkpointNames() {
       return (await namesIn(store.checkpointsDirectory(name))).filter(isName);
     },
+    outlines: () => known.index.list(store.checkpointsDirectory(name)),
+    async outline(checkpoint) {
+      if (!isName(checkpoint)) return undefined;
+      return known.index.find(store.checkpointsDirectory(name), checkpoint);
+    },
     async checkpoint(checkpoint) {
       if (!isName(checkpoint)) return undefined;
       const directory = store.checkpointDirectory(name, checkpoint);
       if ((await modifiedAt(directory)) === undefined) return undefined;
-      const { manifest, bytes } = await manifests.read(directory);
-      return checkpointView(checkpoint, directory, manifest, bytes);
+      return checkpointView(directory, await known.manifests.read(directory), known);
     },
+    takeCheckpoint: (checkpoint) => takeCheckpoint(store, name, checkpoint, vm),
+    removeCheckpoint: (checkpoint) => removeCheckpoint(store, name, checkpoint, vm),
     ...(live ? { live } : {}),
   };
 }
 
 function checkpointView(
-  name: string,
   directory: string,
-  manifest: Manifest,
-  manifestBytes: number,
+  { manifest, bytes: manifestBytes, timeMs }: KnownManifest,
+  { looked, notes }: Known,
 ): CheckpointView {
+  const memoryData = () => looked.bytes(`${manifest.id}:memory`, () => memoryDataBytes(directory));
   return {
-    name,
     id: manifest.id,
-    ...(manifest.parentId === null ? {} : { parentId: manifest.parentId }),
     checksum: manifest.checksum,
-    createdAt: new Date(manifest.createdAt),
     directory,
-    manifest: checkedFile(join(directory, manifestFile), manifestBytes, parseManifest),
+    manifest: {
+      ...checkedFile(join(directory, manifestFile), manifestBytes, parseManifest),
+      timeMs, // compaction writes another one, of the same size perhaps
+    },
     deviceState: deviceState(directory, manifest),
-    memory: { bytes: manifest.memoryBytes, open: () => openMemoryImage(directory) },
+    memory: {
+      bytes: manifest.memoryBytes,
+      dataBytes: memoryData,
+      open: () => openMemoryImage(directory),
+    },
+    memoryElf: {
+      bytes: coreFileBytes(manifest),
+      dataBytes: async () => coreFileBytes(manifest) - manifest.memoryBytes + (await memoryData()),
+      open: async () => openCoreFile(await openCheckpoint(directory), notes),
+    },
     disks: new Map(
-      manifest.disks.map((disk) => [
-        disk.id,
-        {
-          bytes: disk.parentIdentity.bytes,
-          open: () => openDisk(diskLayers({ directory, manifest }, disk.id)),
-        },
-      ]),
+      manifest.disks.map(({ id, parentIdentity: { bytes } }) => {
+        const layers = () => diskLayers({ directory, manifest }, id);
+        const disk = {
+          bytes,
+          dataBytes: () => looked.bytes(`${manifest.id}:${id}`, () => filesDataBytes(layers())),
+          open: async () => openDisk(layers()),
+          openOverlay: async (log?: string) =>
+            log === undefined ? openTemporaryOverlay(layers()) : openOverlay(layers(), log),
+        };
+        return [id, disk];
+      }),
     ),
   };
+}
+
+/** The log of the overlay loses its name at once: its space is free again however the process ends. */
+async function openTemporaryOverlay(layers: DiskLayers): Promise<WritableSource> {
+  return attempt(`cannot make an overlay in ${tmpdir()}`, async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'ckptfs-overlay-'));
+    try {
+      return await openOverlay(layers, join(directory, 'overlay.redo'));
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
 }
 
 /** A small file that is read whole and checked when it is opened. */
@@ -204,6 +262,7 @@ interface KnownManifest {
   file: string;
   manifest: Manifest;
   bytes: number;
+  timeMs: number;
 }
 
 /** Validated manifests by checkpoint directory: every look-up of a path goes through one. */
@@ -213,11 +272,12 @@ class ManifestCache {
   readonly #known = new Map<string, KnownManifest>();
 
   async read(directory: string): Promise<KnownManifest> {
-    const { ino, size, ctimeMs } = await stat(join(directory, manifestFile));
+    const { ino, size, mtimeMs, ctimeMs } = await stat(join(directory, manifestFile));
     const file = `${ino}:${size}:${ctimeMs}`;
     const known = this.#known.get(directory);
     if (known?.file === file) return known;
-    const read = { file, manifest: await readManifest(directory), bytes: size };
+    const manifest = await readManifest(directory);
+    const read = { file, manifest, bytes: size, timeMs: Math.floor(mtimeMs) };
     if (this.#known.size >= ManifestCache.maxEntries) this.#known.clear();
     this.#known.set(directory, read);
     return read;

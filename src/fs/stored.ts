@@ -6,8 +6,9 @@ import { constants, type Stats } from 'node:fs';
 import { lstat, open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf } from '../errors.js';
+import { fileSource } from '../native.js';
 import { FsError } from './errno.js';
-import { FsNode, type Attributes, type Entry, type OpenFile } from './node.js';
+import { FsNode, type Attributes, type Caching, type Entry, type OpenFile } from './node.js';
 
 /** A name in the tree for a file or directory by absolute path. */
 export interface StoredPath {
@@ -30,12 +31,15 @@ function identityOf(stats: Stats): string {
 
 export class StoredFile extends FsNode {
   readonly kind = 'file';
+  override readonly caching: Caching = 'checked';
+  override readonly key: string;
 
   constructor(
     readonly path: string,
     override readonly identity: string,
   ) {
     super();
+    this.key = identity;
   }
 
   override async attributes(): Promise<Attributes> {
@@ -55,16 +59,11 @@ export class StoredFile extends FsNode {
     try {
       const stats = await file.stat();
       if (!stats.isFile()) throw new FsError('EIO', `${this.path} is not a regular file`);
-      const source = {
-        bytes: stats.size,
-        read: async (into: Uint8Array, position: number) =>
-          (await file.read(into, 0, into.length, position)).bytesRead,
-        close: () => undefined,
-      };
-      return { source, release: () => void file.close().catch(() => undefined) };
-    } catch (error) {
+      const source = fileSource(file.fd, this.path);
+      const version = `${stats.size}:${stats.mtimeMs}`;
+      return { source, release: () => source.close(), version };
+    } finally {
       await file.close();
-      throw error;
     }
   }
 }

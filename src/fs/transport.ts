@@ -5,7 +5,8 @@
 import { CkptError } from '../errors.js';
 import type { Tree } from './tree.js';
 
-export const transportNames = ['fuse-native', 'libfuse3'] as const;
+/** The one that is taken by default comes first, where it can be had. */
+export const transportNames = ['libfuse3', 'fuse-native'] as const;
 export type TransportName = (typeof transportNames)[number];
 
 export interface TransportOptions {
@@ -24,6 +25,7 @@ export interface Session {
 }
 
 export interface Transport {
+  readonly name: TransportName;
   /**
    * Mounts the tree on a directory and resolves when the kernel has connected. On failure nothing is
    * mounted. The process must not look at the directory from then on.
@@ -31,14 +33,22 @@ export interface Transport {
   attach(tree: Tree, directory: string, options: TransportOptions): Promise<Session>;
 }
 
-/** Loads a transport; UNSUPPORTED says what is missing. */
-export async function loadTransport(name: TransportName): Promise<Transport> {
-  if (name === 'fuse-native') return (await import('./fuse_native.js')).loadFuseNative();
-  throw new CkptError(
-    'UNSUPPORTED',
-    `transport ${name} is not there; use --transport fuse-native`,
-    {
-      transport: name,
-    },
-  );
+/** Loads a transport, by default the first that is there; UNSUPPORTED says what is missing. */
+export async function loadTransport(name?: TransportName): Promise<Transport> {
+  if (name !== undefined) return load(name);
+  const missing: CkptError[] = [];
+  for (const candidate of transportNames) {
+    try {
+      return await load(candidate);
+    } catch (error) {
+      if (!(error instanceof CkptError) || error.code !== 'UNSUPPORTED') throw error;
+      missing.push(error);
+    }
+  }
+  throw new CkptError('UNSUPPORTED', missing.map(({ message }) => message).join('; or else '));
+}
+
+async function load(name: TransportName): Promise<Transport> {
+  if (name === 'libfuse3') return (await import('./libfuse3.js')).loadLibfuse3();
+  return (await import('./fuse_native.js')).loadFuseNative();
 }

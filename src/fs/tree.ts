@@ -5,14 +5,31 @@
  */
 import { statfs } from 'node:fs/promises';
 import { byTime, latest } from './aliases.js';
-import { FixedDirectory, ListedDirectory } from './directory.js';
+import {
+  DeferredDirectory,
+  FixedDirectory,
+  ListedDirectory,
+  PassingDirectory,
+} from './directory.js';
 import { FsError } from './errno.js';
 import { InodeTable, rootInode } from './inode.js';
-import { FsNode, type Attributes, type Entry, type NodeKind } from './node.js';
+import type { KeptOverlays, OverlaidCheckpoint } from './kept_overlays.js';
+import { FsNode, type Attributes, type Caching, type Entry, type NodeKind } from './node.js';
+import { type Ownership, ownOwnership } from './mount_options.js';
+import { OverlaidNode, Overlays } from './overlay.js';
 import { SharedSources, SourceNode } from './source.js';
-import { StoredDirectory, storedNode, storedTree, type StoredPath } from './stored.js';
+import { statusNews } from './status_news.js';
+import { StoredDirectory, storedTree, type StoredPath } from './stored.js';
 import { ValueNode } from './value.js';
-import type { CheckpointView, SavingView, SourceFile, StoreView, VmView } from './view.js';
+import type {
+  CheckpointOutline,
+  CheckpointView,
+  DiskFile,
+  SavingView,
+  SourceFile,
+  StoreView,
+  VmView,
+} from './view.js';
 
 /** vms/<vm>/checkpoints/<name>/image/ is 5 deep; a checkpoint directory holds disks/<id>/<n>.redo. */
 const maxDepth = 16;
@@ -25,11 +42,18 @@ const modeOf: Record<NodeKind, number> = {
   symlink: 0o120777,
 };
 
+const ownerWrites = 0o200;
+
 export interface NodeStat extends Attributes {
   kind: NodeKind;
   /** File type and permissions, as st_mode. */
   mode: number;
   inode: number;
+  uid: number;
+  gid: number;
+  /** As in {@link FsNode}; '' for what has none. */
+  key: string;
+  caching: Caching;
 }
 
 export interface ListedEntry {
@@ -50,15 +74,38 @@ export interface Capacity {
 
 export class Tree {
   readonly sources = new SharedSources();
+  readonly #overlays: Overlays;
   readonly #inodes = new InodeTable();
   readonly #root: FsNode;
   readonly #mountedMs = Date.now();
 
-  constructor(readonly view: StoreView) {
+  readonly ownership: Ownership | undefined;
+  readonly #owner: Ownership;
+
+  /**
+   * With `writable` the disks of checkpoints take writes (overlay.ts), and checkpoints come and go. With `kept`
+   * what is written to disks outlasts the tree. Without `ownership` modes hold nobody back.
+   */
+  constructor(
+    readonly view: StoreView,
+    readonly writable = false,
+    {
+      kept,
+      ownership,
+    }: { kept?: KeptOverlays | undefined; ownership?: Ownership | undefined } = {},
+  ) {
+    this.ownership = ownership;
+    this.#owner = ownership ?? ownOwnership();
+    this.#overlays = new Overlays(kept);
     this.#root = new FixedDirectory(this.#mountedMs, [
       ['vms', this.#vms()],
       ['by-time', byTime(view, this.#mountedMs)],
     ]);
+  }
+
+  /** Discards what was written, or makes it durable where it is kept. */
+  close(): Promise<void> {
+    return this.#overlays.close();
   }
 
   /** The node at an absolute path of the tree. ENOENT, ENOTDIR, ENAMETOOLONG. */
@@ -79,9 +126,19 @@ export class Tree {
     return {
       ...attributes,
       kind: node.kind,
-      mode: modeOf[node.kind],
+      mode: this.#shownMode(node),
       inode: this.#inodes.of(identity),
+      uid: this.#owner.uid,
+      gid: this.#owner.gid,
+      key: node.key ?? '',
+      caching: node.caching,
     };
+  }
+
+  #shownMode({ kind, writable }: FsNode): number {
+    const mode = modeOf[kind] | (writable ? ownerWrites : 0);
+    // Nobody asks for the permissions of a symbolic link.
+    return kind === 'symlink' ? mode : mode & ~this.#owner.umask;
   }
 
   /** A directory's entries sorted by name, "." and ".." first. */
@@ -110,6 +167,31 @@ export class Tree {
     ];
   }
 
+  /** Makes a directory: takes a checkpoint. EROFS where that cannot be. */
+  async makeDirectory(path: string): Promise<void> {
+    const { directory, name } = await this.#parent(path);
+    await directory.makeDirectory(name);
+  }
+
+  /** Removes a directory: a checkpoint. EROFS where that cannot be. */
+  async removeDirectory(path: string): Promise<void> {
+    const { directory, name } = await this.#parent(path);
+    await directory.removeDirectory(name);
+  }
+
+  /** A checkpoint keeps the name that it was saved with. EPERM; EROFS elsewhere. */
+  async rename(path: string): Promise<void> {
+    const { directory } = await this.#parent(path);
+    throw new FsError(directory.writable ? 'EPERM' : 'EROFS');
+  }
+
+  async #parent(path: string): Promise<{ directory: FsNode; name: string }> {
+    const names = components(path);
+    const name = names.pop();
+    if (name === undefined) throw new FsError('EROFS');
+    return { directory: await this.node(names.join('/')), name };
+  }
+
   async capacity(): Promise<Capacity> {
     const { bsize, blocks, bfree, bavail, files, ffree } = await statfs(this.view.root);
     return {
@@ -133,20 +215,28 @@ export class Tree {
     );
   }
 
-  async #vm(name: string, vm: VmView): Promise<FsNode> {
+  #vm(name: string, vm: VmView): FsNode {
     const timeMs = vm.createdAt.getTime();
-    const nodes: [string, FsNode][] = [['status.json', new ValueNode(() => vm.status())]];
-    for (const file of vm.files) {
-      const node = await storedNode(file.path);
-      if (node !== undefined) nodes.push([file.name, node]);
-    }
+    const nodes: [string, FsNode][] = [
+      ['status.json', new ValueNode(() => vm.status(), statusNews)],
+    ];
     if (vm.live !== undefined) {
-      nodes.push(['memory', this.#source(`live:${name}:memory`, vm.live.memory, Date.now)]);
-      nodes.push(['disks', this.#disks(`live:${name}`, vm.live.disks, timeMs, Date.now)]);
+      nodes.push(['memory', this.#live(`live:${name}:memory`, vm.live.memory)]);
+      const disks = [...vm.live.disks].map(([id, disk]): [string, FsNode] => [
+        id,
+        this.#live(`live:${name}:disks/${id}`, disk),
+      ]);
+      nodes.push(['disks', new FixedDirectory(timeMs, disks)]);
     }
     nodes.push(['layers', this.#layers(vm, timeMs)]);
-    nodes.push(['checkpoints', this.#checkpoints(vm, timeMs)]);
-    return new FixedDirectory(timeMs, nodes);
+    nodes.push(['checkpoints', this.#checkpoints(name, vm, timeMs)]);
+    const made = new FixedDirectory(timeMs, nodes);
+    const stored = new StoredDirectory(timeMs, () => Promise.resolve([...vm.files]));
+    return new ListedDirectory(
+      timeMs,
+      async () => [...(await made.list()), ...(await stored.list())],
+      async (child) => (await made.child(child)) ?? stored.child(child),
+    );
   }
 
   #layers(vm: VmView, timeMs: number): FsNode {
@@ -162,7 +252,7 @@ export class Tree {
     );
   }
 
-  #checkpoints(vm: VmView, timeMs: number): FsNode {
+  #checkpoints(vmName: string, vm: VmView, timeMs: number): FsNode {
     return new ListedDirectory(
       timeMs,
       async () => {
@@ -177,10 +267,16 @@ export class Tree {
       async (name) => {
         if (name === 'latest') return latest(vm);
         const saving = vm.live?.saving();
-        const checkpoint = await vm.checkpoint(name);
-        if (checkpoint) return this.#checkpoint(checkpoint);
+        const outline = await vm.outline(name);
+        if (outline) return this.#checkpoint(vmName, vm, outline);
         return saving?.name === name ? this.#saving(saving) : undefined;
       },
+      this.writable
+        ? {
+            make: (name) => vm.takeCheckpoint(name),
+            remove: (name) => vm.removeCheckpoint(name),
+          }
+        : undefined,
     );
   }
 
@@ -188,47 +284,60 @@ export class Tree {
   #saving({ id, begunAt, memory }: SavingView): FsNode {
     const timeMs = begunAt.getTime();
     const node = this.#source(`${id}:memory`, memory, () => timeMs);
-    return new FixedDirectory(timeMs, [['memory', node]], new Map([['user.ckptfs.id', id]]));
+    return new PassingDirectory(timeMs, [['memory', node]], id, new Map([['user.ckptfs.id', id]]));
   }
 
-  #checkpoint(checkpoint: CheckpointView): FsNode {
-    const timeMs = checkpoint.createdAt.getTime();
-    const file = (name: string, source: SourceFile): [string, FsNode] => [
+  #checkpoint(vmName: string, vm: VmView, outline: CheckpointOutline): FsNode {
+    const { name, id, parentId, checksum } = outline;
+    const timeMs = outline.createdAt.getTime();
+    const extended = new Map<string, string>();
+    if (id !== undefined) extended.set('user.ckptfs.id', id);
+    if (checksum !== undefined) extended.set('user.ckptfs.checksum', checksum);
+    if (parentId !== undefined) extended.set('user.ckptfs.parent', parentId);
+    const load = async () => {
+      const checkpoint = await vm.checkpoint(name);
+      if (checkpoint === undefined) throw new FsError('ENOENT');
+      return this.#contents({ vm: vmName, name, id: checkpoint.id }, checkpoint, timeMs);
+    };
+    return new DeferredDirectory(timeMs, load, id, extended);
+  }
+
+  /** What is in the directory of a checkpoint. */
+  #contents(of: OverlaidCheckpoint, checkpoint: CheckpointView, timeMs: number): FsNode {
+    const file = (name: string, source: SourceFile, key = name): [string, FsNode] => [
       name,
-      this.#source(`${checkpoint.id}:${name}`, source, () => timeMs),
+      this.#source(`${of.id}:${key}`, source, () => source.timeMs ?? timeMs),
     ];
-    const extended = new Map([
-      ['user.ckptfs.id', checkpoint.id],
-      ['user.ckptfs.checksum', checkpoint.checksum],
+    const disks = [...checkpoint.disks].map(([id, disk]): [string, FsNode] => [
+      id,
+      this.#disk(of, id, disk, timeMs),
     ]);
-    if (checkpoint.parentId !== undefined) extended.set('user.ckptfs.parent', checkpoint.parentId);
-    return new FixedDirectory(
-      timeMs,
-      [
-        file('manifest.json', checkpoint.manifest),
-        file('device-state.json', checkpoint.deviceState),
-        file('memory', checkpoint.memory),
-        ['disks', this.#disks(checkpoint.id, checkpoint.disks, timeMs, () => timeMs)],
-        ['image', storedTree(checkpoint.directory, timeMs)],
-      ],
-      extended,
-    );
+    return new FixedDirectory(timeMs, [
+      // Compaction writes another one.
+      file('manifest.json', checkpoint.manifest, `manifest.json:${checkpoint.checksum}`),
+      file('device-state.json', checkpoint.deviceState),
+      file('memory', checkpoint.memory),
+      file('memory.elf', checkpoint.memoryElf),
+      ['disks', new FixedDirectory(timeMs, disks)],
+      ['image', storedTree(checkpoint.directory, timeMs)],
+    ]);
   }
 
-  #disks(
-    key: string,
-    disks: ReadonlyMap<string, SourceFile>,
-    timeMs: number,
-    fileTimeMs: () => number,
-  ): FsNode {
-    return new FixedDirectory(
-      timeMs,
-      [...disks].map(([id, disk]) => [id, this.#source(`${key}:disks/${id}`, disk, fileTimeMs)]),
-    );
+  #disk(checkpoint: OverlaidCheckpoint, id: string, disk: DiskFile, timeMs: number): FsNode {
+    const key = `${checkpoint.id}:disks/${id}`;
+    if (!this.writable) return this.#source(key, disk, () => timeMs);
+    const of = { checkpoint, disk: id };
+    // A copy of the checkpoint under another name has the same id.
+    const own = `${checkpoint.vm}@${checkpoint.name}:${key}`;
+    return new OverlaidNode(this.sources, this.#overlays, own, of, disk, () => timeMs);
+  }
+
+  #live(key: string, file: SourceFile): FsNode {
+    return new SourceNode(this.sources, key, file, Date.now, 'none');
   }
 
   #source(key: string, file: SourceFile, timeMs: () => number): FsNode {
-    return new SourceNode(this.sources, key, file.bytes, timeMs, () => file.open());
+    return new SourceNode(this.sources, key, file, timeMs);
   }
 }
 

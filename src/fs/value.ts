@@ -4,6 +4,7 @@
  * The text is padded with spaces to a multiple of 1 KiB: the size that a stat told a moment ago still
  * holds for the text opened now although its numbers have more digits, so no reader gets a cut text.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { ByteSource } from '../native.js';
 import { blocksOf, FsNode, type Attributes, type OpenFile } from './node.js';
 
@@ -12,27 +13,37 @@ const paddingBytes = 1024;
 export class ValueNode extends FsNode {
   readonly kind = 'file';
 
-  constructor(readonly produce: () => Promise<object>) {
+  /** Programs can wait until `news` of it is different. */
+  constructor(
+    readonly produce: () => Promise<object>,
+    readonly news: (value: object) => object = (value) => value,
+  ) {
     super();
   }
 
   override async attributes(): Promise<Attributes> {
-    const bytes = (await this.#text()).length;
+    const bytes = textOf(await this.produce()).length;
     return { bytes, blocks: blocksOf(bytes), nlink: 1, timeMs: Date.now() };
   }
 
   override async open(): Promise<OpenFile> {
-    return { source: bufferSource(await this.#text()), release: () => undefined };
+    const value = await this.produce();
+    const opened = this.news(value);
+    return {
+      source: bufferSource(textOf(value)),
+      release: () => undefined,
+      changed: async () => !isDeepStrictEqual(this.news(await this.produce()), opened),
+    };
   }
+}
 
-  async #text(): Promise<Buffer> {
-    const text = Buffer.from(JSON.stringify(await this.produce(), null, 2));
-    const bytes = Math.ceil((text.length + 1) / paddingBytes) * paddingBytes;
-    const padded = Buffer.alloc(bytes, ' ');
-    text.copy(padded);
-    padded[bytes - 1] = 0x0a;
-    return padded;
-  }
+function textOf(value: object): Buffer {
+  const text = Buffer.from(JSON.stringify(value, null, 2));
+  const bytes = Math.ceil((text.length + 1) / paddingBytes) * paddingBytes;
+  const padded = Buffer.alloc(bytes, ' ');
+  text.copy(padded);
+  padded[bytes - 1] = 0x0a;
+  return padded;
 }
 
 /** The bytes of a buffer as a source. */
@@ -45,5 +56,6 @@ export function bufferSource(buffer: Uint8Array): ByteSource {
       return Promise.resolve(piece.length);
     },
     close: () => undefined,
+    native: buffer,
   };
 }

@@ -17,6 +17,28 @@ export interface ByteSource {
   /** Fills `into` from `position`; resolves with the bytes read. Rejects DAMAGED when a checksum fails. */
   read(into: Uint8Array, position: number): Promise<number>;
   close(): void;
+  /** What the addon can read, and write, by itself, on any thread: its own source, or all of the bytes. */
+  readonly native?: NativeBytes | undefined;
+}
+
+/** A source of the addon's own, as the addon knows it. */
+export interface NativeSource {
+  /** When it was last written to, in ms since 1970; 0 if it was not. */
+  readonly writtenMs: number;
+  /** How much of it is not in holes. */
+  dataBytes(): Promise<number>;
+  /** From now on it is read, by whoever has it open, as the other one. */
+  become(other: NativeSource): void;
+}
+
+export type NativeBytes = NativeSource | Uint8Array;
+
+/** Bytes that can be written too, within their size. */
+export interface WritableSource extends ByteSource {
+  /** Resolves when a read gives what was written. */
+  write(from: Uint8Array, position: number): Promise<void>;
+  /** Resolves when everything written before is durable. */
+  flush(): Promise<void>;
 }
 
 export const codecs = ['none', 'lz4', 'zstd'] as const;
@@ -31,6 +53,11 @@ export type TraceName = (typeof traceNames)[number];
 export const drainModes = ['drain', 'in-flight'] as const;
 export type DrainMode = (typeof drainModes)[number];
 
+/** Where a save with `holdLimitMs` waits to be let on (requirement D1; native/machine/rendezvous.h): ready, with the
+ *  guest running; without disk requests under way; with the guest stopped; with the pause's work done. */
+export const saveSteps = ['prepared', 'quiet', 'held', 'cut'] as const;
+export type SaveStep = (typeof saveSteps)[number];
+
 /** A redo log; `bytes` is the exact size of one that was sealed when it was recorded. */
 export interface RedoLayer {
   path: string;
@@ -42,7 +69,61 @@ export interface DiskLayers {
   parent: string;
   /** What the parent looked like when a checkpoint recorded it; a difference is refused. */
   parentIdentity?: FileIdentity;
+  /** Id of the last redo log that was committed into the parent. */
+  committed?: string;
   redo: RedoLayer[];
+}
+
+/** The oldest `logs` of a disk, all of them sealed, are to become part of what lies below. */
+export interface CommitRequest {
+  logs: number;
+  /** A copy of the parent to commit into, which becomes the parent. */
+  into?: string;
+  /** An earlier commit of them was broken off. */
+  again: boolean;
+}
+
+/** The parent of a disk after a commit. */
+export interface CommittedParent {
+  parent: string;
+  parentIdentity: FileIdentity;
+  committed?: string;
+}
+
+/** What one redo log of a disk has. */
+export interface LogSurvey {
+  path: string;
+  bytes: number;
+  /** It takes no more writes. */
+  sealed: boolean;
+  /** Of its data, what the disk is read from: what neither the log itself nor one above it hides. */
+  liveBytes: number;
+  /** Its size if it were compacted alone. */
+  compactBytes: number;
+}
+
+/** Adjacent logs of a disk that one log is to replace. */
+export interface LogRun {
+  /** The oldest of them, counted from 0, the oldest of the disk. */
+  first: number;
+  logs: number;
+  /** Of the one; may be that of one of them. */
+  path: string;
+}
+
+/** What became of a damaged redo log. */
+export interface RedoRepair {
+  keptBytes: number;
+  lostBytes: number;
+}
+
+/** Which layer of a disk holds what; `runs` cover all of it in order. */
+export interface DiskMap {
+  bytes: number;
+  /** The redo logs, oldest first. */
+  layers: { path: string; bytes: number; sealed: boolean }[];
+  /** `layer` 0 is the parent, then the redo logs; `zeroes`: nothing is stored for it there. */
+  runs: { offset: number; bytes: number; layer: number; zeroes: boolean }[];
 }
 
 /** Size and modification time of a file that must not have changed. */
@@ -95,6 +176,8 @@ export interface SaveRequest {
   limitBytesPerSecond?: number;
   /** The redo log that takes each disk's writes from the pause on, created by the addon before it. */
   redo: { disk: string; path: string }[];
+  /** The save waits at each of its steps, and fails when others have held up the guest for so long. */
+  holdLimitMs?: number;
   /** Keeps a copy of RAM taken inside the pause, for tests ({@link NativeMachine.oracle}). */
   oracle: boolean;
 }
@@ -113,7 +196,7 @@ export interface BlockCounts {
 /** What a save did; becomes part of the manifest. Times in µs, sizes in bytes. */
 export interface SaveResult {
   pauseUs: number;
-  phasesUs: { quiesce: number; arm: number; state: number; switch: number };
+  phasesUs: { quiesce: number; arm: number; state: number; switch: number; wait: number };
   totalUs: number;
   memoryBytes: number;
   storedBytes: number;

@@ -40,6 +40,9 @@ const twoMiB = 2 << 20;
 /** Room for the device tree at the end of RAM: Linux maps at most 2 MiB of it, ours is some KiB. */
 const deviceTreeBytes = 64 << 10;
 
+/** 256 bits, as much as Linux takes. */
+const rngSeedCells = 8;
+
 /** Opens a boot file, or tells in one line why it cannot be. */
 async function openBootFile(path: string, what: string) {
   try {
@@ -181,6 +184,7 @@ export function loadGuest(machine: NativeMachine, config: VmConfig, plan: BootPl
     cpus: config.cpus,
     virtioSlots: config.disks.length + 1,
     bootargs: config.append,
+    rngSeed: [...crypto.getRandomValues(new Uint32Array(rngSeedCells))],
     ...(plan.initrd ? { initrd: plan.initrd } : {}),
   });
   machine.load(plan.deviceTree, flatten(tree));

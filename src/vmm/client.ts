@@ -7,11 +7,16 @@ import type { Duplex } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, isErrorCode } from '../errors.js';
-import type { SaveProgress } from '../native.js';
+import type { SaveProgress, TaskHooks } from '../native.js';
 import type {
   CheckpointRequest,
   CheckpointSummary,
+  CommitOptions,
+  CommitSummary,
+  CompactDiskOptions,
+  CompactDiskSummary,
   ConsoleStream,
+  GroupStep,
   VmControl,
   VmStatus,
 } from '../types.js';
@@ -31,11 +36,11 @@ function remoteError(value: unknown): CkptError {
 }
 
 export class VmClient implements VmControl {
-  readonly #vm: string;
+  readonly vm: string;
   readonly #socketPath: string;
 
   private constructor(vm: string, socketPath: string) {
-    this.#vm = vm;
+    this.vm = vm;
     this.#socketPath = socketPath;
   }
 
@@ -48,6 +53,13 @@ export class VmClient implements VmControl {
 
   async status(): Promise<VmStatus> {
     return (await this.#call('GET', '/status')) as VmStatus;
+  }
+
+  /** What Prometheus is told, as text. */
+  async metrics(): Promise<string> {
+    const response = await this.#send('GET', '/metrics');
+    if (response.statusCode !== 200) throw remoteError(await readJson(response));
+    return readText(response);
   }
 
   async pause(): Promise<void> {
@@ -66,23 +78,80 @@ export class VmClient implements VmControl {
     await this.#call('POST', '/retry');
   }
 
-  async checkpoint(
+  checkpoint(
     request: CheckpointRequest,
     onProgress: (progress: SaveProgress) => void = () => {},
     signal?: AbortSignal,
+    onStep: (step: GroupStep) => void = () => {},
   ): Promise<CheckpointSummary> {
-    const response = await this.#send('POST', '/checkpoint', JSON.stringify(request), signal);
+    const told = (value: SaveProgress | { step: GroupStep }): void => {
+      if ('step' in value) onStep(value.step);
+      else onProgress(value);
+    };
+    return this.#lines('checkpoint', '/checkpoint', request, told, signal);
+  }
+
+  async proceed(group: string, step: GroupStep): Promise<void> {
+    await this.#call('POST', '/checkpoint/proceed', { group, step });
+  }
+
+  commitDisk(
+    disk: string,
+    options: CommitOptions = {},
+    hooks: TaskHooks = {},
+  ): Promise<CommitSummary> {
+    return this.#disk('commit', disk, options, hooks);
+  }
+
+  compactDisk(
+    disk: string,
+    options: CompactDiskOptions = {},
+    hooks: TaskHooks = {},
+  ): Promise<CompactDiskSummary> {
+    return this.#disk('compact', disk, options, hooks);
+  }
+
+  #disk<Result>(
+    verb: string,
+    disk: string,
+    options: object,
+    { onProgress, signal }: TaskHooks,
+  ): Promise<Result> {
+    const tell = ({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }): void =>
+      onProgress?.(doneBytes, totalBytes);
+    const path = `/disks/${encodeURIComponent(disk)}/${verb}`;
+    return this.#lines(verb, path, options, tell, signal);
+  }
+
+  /** Asks for `what`, which is told in lines until its result. */
+  async #lines<Result>(
+    what: string,
+    path: string,
+    body: object,
+    onProgress: (progress: never) => void,
+    signal: AbortSignal | undefined,
+  ): Promise<Result> {
+    const response = await this.#send('POST', path, JSON.stringify(body), signal);
     if (response.statusCode !== 200) throw remoteError(await readJson(response));
-    for await (const line of createInterface({ input: response })) {
-      const { type, ...value } = JSON.parse(line) as { type: string };
-      if (type === 'result') return value as CheckpointSummary;
-      if (type === 'error') throw remoteError(value);
-      onProgress(value as SaveProgress);
+    let cause: unknown;
+    try {
+      for await (const line of createInterface({ input: response })) {
+        const { type, ...value } = JSON.parse(line) as { type: string };
+        if (type === 'result') return value as Result;
+        if (type === 'error') throw remoteError(value);
+        onProgress(value as never);
+      }
+    } catch (error) {
+      if (error instanceof CkptError) throw error;
+      cause = error; // the connection is torn
     }
-    if (signal?.aborted) throw new CkptError('CANCELLED', 'the checkpoint was cancelled');
-    throw new CkptError('IO', `VM ${this.#vm} ended before its checkpoint was complete`, {
-      vm: this.#vm,
-    });
+    if (signal?.aborted) throw new CkptError('CANCELLED', `the ${what} was cancelled`);
+    throw new CkptError(
+      'IO',
+      `VM ${this.vm} ended before its ${what} was complete`,
+      { vm: this.vm },
+      { cause },
+    );
   }
 
   async console(): Promise<ConsoleStream> {
@@ -113,8 +182,8 @@ export class VmClient implements VmControl {
   #unreachable(error: Error): CkptError {
     return new CkptError(
       'NOT_FOUND',
-      `VM ${this.#vm} is not running; start it with ckptfs run, or restore a checkpoint of it`,
-      { vm: this.#vm },
+      `VM ${this.vm} is not running; start it with ckptfs run, or restore a checkpoint of it`,
+      { vm: this.vm },
       { cause: error },
     );
   }
@@ -135,9 +204,7 @@ export class VmClient implements VmControl {
           );
           request.on('error', (error) => {
             reject(
-              signal?.aborted
-                ? new CkptError('CANCELLED', 'the checkpoint was cancelled')
-                : this.#unreachable(error),
+              signal?.aborted ? new CkptError('CANCELLED', 'cancelled') : this.#unreachable(error),
             );
           });
           request.end(body);
@@ -145,8 +212,8 @@ export class VmClient implements VmControl {
     );
   }
 
-  async #call(method: string, path: string): Promise<unknown> {
-    const response = await this.#send(method, path);
+  async #call(method: string, path: string, body?: object): Promise<unknown> {
+    const response = await this.#send(method, path, body && JSON.stringify(body));
     const value = await readJson(response);
     if (response.statusCode !== 200) throw remoteError(value);
     return value;
@@ -172,8 +239,12 @@ export async function askStatus(
   }
 }
 
-async function readJson(response: IncomingMessage): Promise<unknown> {
+async function readText(response: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
   for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
-  return JSON.parse(Buffer.concat(chunks).toString('utf8')) as unknown;
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+async function readJson(response: IncomingMessage): Promise<unknown> {
+  return JSON.parse(await readText(response)) as unknown;
 }

@@ -7,6 +7,7 @@ import { access, constants } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { z } from 'zod';
 import { isName } from '../checkpoint/names.js';
+import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import { traceNames } from '../native.js';
 import { memoryMap } from './devicetree.js';
@@ -117,6 +118,11 @@ export function completeConfig(input: VmConfigInput): VmConfig {
   return parsed.data;
 }
 
+/** The configuration that a VM of the store was last started with. Errors are those of Store.readConfig. */
+export async function storedConfig(store: Store, vm: string): Promise<VmConfig> {
+  return completeConfig((await store.readConfig(vm)) as VmConfigInput);
+}
+
 /** Rejects with one clear error when a disk's parent is missing or may not be used as asked. */
 export async function checkDisks(config: VmConfig): Promise<void> {
   for (const disk of config.disks) {
@@ -128,7 +134,7 @@ export async function checkDisks(config: VmConfig): Promise<void> {
       throw new CkptError(
         missing ? 'NOT_FOUND' : 'IO',
         missing
-          ? `disk ${disk.path} does not exist; check the path, or make it with truncate -s SIZE`
+          ? `disk ${disk.path} does not exist; check the path, or make it with ckptfs disk create`
           : `disk ${disk.path} cannot be ${writes ? 'written' : 'read'}; check its permissions` +
               (writes ? ', or use mode=nonpersistent' : ''),
         { path: disk.path },

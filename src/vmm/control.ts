@@ -2,35 +2,55 @@
  * The control server of a VM process: HTTP and JSON over a Unix socket of mode 0600.
  *
  *   GET  /status                    VmStatus
+ *   GET  /metrics                   the same and more as text for Prometheus (metrics.ts)
  *   POST /pause  /resume  /stop     {}
  *   POST /retry                     {}
- *   POST /checkpoint                CheckpointRequest → lines of {type: progress|result|error}
+ *   POST /checkpoint                CheckpointRequest → lines of {type: progress|step|result|error}
+ *   POST /checkpoint/proceed        {group, step} → {}: a checkpoint of that group that waits at the step goes on
+ *   POST /disks/<id>/commit         CommitOptions → lines as above
+ *   POST /disks/<id>/compact        CompactDiskOptions → lines as above
  *   GET  /console                   Upgrade: ckptfs-console → raw bytes both ways
  *
- * Errors are {code, message, data} with status 400. A client that goes away cancels its checkpoint.
+ * Errors are {code, message, data} with status 400. A client that goes away cancels what it asked for in lines.
  */
 import { chmod, rm } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { completeRequest } from '../checkpoint/request.js';
+import type { SaveHooks } from '../checkpoint/save.js';
 import { CkptError } from '../errors.js';
-import type { SaveProgress } from '../native.js';
-import type { CheckpointRequest, CheckpointSummary, VmStatus } from '../types.js';
+import type { TaskHooks } from '../native.js';
+import type {
+  CheckpointRequest,
+  CheckpointSummary,
+  CommitOptions,
+  CommitSummary,
+  CompactDiskOptions,
+  CompactDiskSummary,
+  GroupStep,
+  VmStatus,
+} from '../types.js';
+import { expositionType } from './exposition.js';
 import { withSocketPath } from './socket_path.js';
 
 /** What the server needs of its VM. */
 export interface Controlled {
   status(): VmStatus;
+  metrics(): Promise<string>;
   pause(): Promise<void>;
   resume(): void;
   retry(): void;
   /** Ends the VM after the answer has been sent. */
   stop(): Promise<void>;
-  checkpoint(
-    request: CheckpointRequest,
-    onProgress: (progress: SaveProgress) => void,
-    signal: AbortSignal,
-  ): Promise<CheckpointSummary>;
+  checkpoint(request: CheckpointRequest, hooks: SaveHooks): Promise<CheckpointSummary>;
+  /** Lets a checkpoint of a group go on that waits at `step`. */
+  proceed(group: string, step: GroupStep): void;
+  commitDisk(disk: string, options: CommitOptions, hooks: TaskHooks): Promise<CommitSummary>;
+  compactDisk(
+    disk: string,
+    options: CompactDiskOptions,
+    hooks: TaskHooks,
+  ): Promise<CompactDiskSummary>;
   consoleInput(data: Uint8Array): void;
   /** Adds a listener for console output; returns its removal. */
   onConsole(listener: (data: Buffer) => void): () => void;
@@ -68,12 +88,11 @@ function reply(response: ServerResponse, status: number, value: unknown): void {
   response.end(JSON.stringify(value));
 }
 
-async function serveCheckpoint(
-  vm: Controlled,
-  request: IncomingMessage,
+/** Answers with lines: what `work` tells (progress, unless it has a type of its own), then the result or the error. */
+async function serveLines(
   response: ServerResponse,
+  work: (tell: (value: object) => void, signal: AbortSignal) => Promise<object>,
 ): Promise<void> {
-  const complete = completeRequest((await readBody(request)) as CheckpointRequest);
   const gone = new AbortController();
   response.on('close', () => {
     if (!response.writableEnded) gone.abort();
@@ -84,16 +103,71 @@ async function serveCheckpoint(
   };
   response.writeHead(200, { 'content-type': 'application/jsonl' });
   try {
-    const summary = await vm.checkpoint(
-      complete,
-      (progress) => line({ type: 'progress', ...progress }),
-      gone.signal,
-    );
-    line({ type: 'result', ...summary });
+    const tell = (value: object): void => line({ type: 'progress', ...value });
+    line({ type: 'result', ...(await work(tell, gone.signal)) });
   } catch (error) {
     line(errorValue(error));
   }
   response.end();
+}
+
+async function serveCheckpoint(
+  vm: Controlled,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const complete = completeRequest((await readBody(request)) as CheckpointRequest);
+  return serveLines(response, (tell, signal) =>
+    vm.checkpoint(complete, {
+      signal,
+      onProgress: tell,
+      onStep: (step) => tell({ type: 'step', step }),
+    }),
+  );
+}
+
+async function serveProceed(
+  vm: Controlled,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const { group, step } = (await readBody(request)) as { group?: unknown; step?: unknown };
+  // What is no step is none that a checkpoint waits at.
+  vm.proceed(String(group), String(step) as GroupStep);
+  reply(response, 200, {});
+}
+
+/** What can be asked of a disk. */
+const diskVerbs = {
+  commit: (vm: Controlled, disk: string, { copy }: CommitOptions, hooks: TaskHooks) =>
+    vm.commitDisk(disk, { copy: copy === true }, hooks),
+  compact: (
+    vm: Controlled,
+    disk: string,
+    { all, threshold }: CompactDiskOptions,
+    hooks: TaskHooks,
+  ) =>
+    vm.compactDisk(
+      disk,
+      { all: all === true, ...(threshold === undefined ? {} : { threshold }) },
+      hooks,
+    ),
+};
+
+async function serveDisk(
+  vm: Controlled,
+  disk: string,
+  verb: keyof typeof diskVerbs,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const options = (await readBody(request)) as object;
+  return serveLines(response, (tell, signal) =>
+    diskVerbs[verb](vm, disk, options, {
+      signal,
+      onProgress: (doneBytes, totalBytes) => tell({ doneBytes, totalBytes }),
+    }),
+  );
 }
 
 function attachConsole(vm: Controlled, socket: Duplex): void {
@@ -115,9 +189,19 @@ async function route(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
+  const [, disk, verb] =
+    /^POST \/disks\/([^/]+)\/(commit|compact)$/.exec(`${request.method} ${request.url}`) ?? [];
+  if (disk !== undefined) {
+    return serveDisk(vm, disk, verb as keyof typeof diskVerbs, request, response);
+  }
   switch (`${request.method} ${request.url}`) {
     case 'GET /status':
       return reply(response, 200, vm.status());
+    case 'GET /metrics': {
+      const text = await vm.metrics();
+      response.writeHead(200, { 'content-type': expositionType });
+      return void response.end(text);
+    }
     case 'POST /pause':
       await vm.pause();
       return reply(response, 200, {});
@@ -132,6 +216,8 @@ async function route(
       return vm.stop();
     case 'POST /checkpoint':
       return serveCheckpoint(vm, request, response);
+    case 'POST /checkpoint/proceed':
+      return serveProceed(vm, request, response);
     default:
       throw new CkptError(
         'USAGE',

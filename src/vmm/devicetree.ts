@@ -17,6 +17,8 @@ export interface DeviceTreeNode {
 export const memoryMap = {
   plic: { base: 0x0c00_0000, length: 0x0400_0000 },
   uart: { base: 0x1000_0000, length: 0x100, source: 10 },
+  generation: { base: 0x1001_0000, length: 0x1000, source: 11 },
+  rtc: { base: 0x1001_1000, length: 0x1000, source: 12 },
   virtio: { base: 0x1000_1000, stride: 0x1000, slots: 8, source: 1 },
   ramBase: 0x8000_0000,
 } as const;
@@ -31,6 +33,8 @@ export interface MachineDescription {
   /** Number of virtio-mmio slots in use: one per disk and one for rng. */
   virtioSlots: number;
   bootargs: string;
+  /** What the guest's random numbers begin with: 32-bit cells, others at each boot. */
+  rngSeed: readonly number[];
   /** Guest-physical range of the initramfs. */
   initrd?: { start: number; end: number };
 }
@@ -94,6 +98,22 @@ export function describeMachine(machine: MachineDescription): DeviceTreeNode {
       'interrupt-parent': [plic],
     },
   };
+  soc[`rng@${memoryMap.generation.base.toString(16)}`] = {
+    properties: {
+      compatible: 'microsoft,vmgenid',
+      reg: [...cells64(memoryMap.generation.base), ...cells64(memoryMap.generation.length)],
+      interrupts: [memoryMap.generation.source],
+      'interrupt-parent': [plic],
+    },
+  };
+  soc[`rtc@${memoryMap.rtc.base.toString(16)}`] = {
+    properties: {
+      compatible: 'google,goldfish-rtc',
+      reg: [...cells64(memoryMap.rtc.base), ...cells64(memoryMap.rtc.length)],
+      interrupts: [memoryMap.rtc.source],
+      'interrupt-parent': [plic],
+    },
+  };
   for (let slot = 0; slot < machine.virtioSlots; slot++) {
     const base = memoryMap.virtio.base + slot * memoryMap.virtio.stride;
     soc[`virtio_mmio@${base.toString(16)}`] = {
@@ -108,6 +128,7 @@ export function describeMachine(machine: MachineDescription): DeviceTreeNode {
 
   const chosen: Record<string, Value> = {
     bootargs: machine.bootargs,
+    'rng-seed': machine.rngSeed,
     'stdout-path': `/soc/serial@${memoryMap.uart.base.toString(16)}`,
   };
   if (machine.initrd) {

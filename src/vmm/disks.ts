@@ -1,7 +1,7 @@
 /**
- * The redo logs of a VM's disks: where they are, and what a start or a restore makes of them.
+ * The disks of a VM: what a start or a restore makes of them.
  *
- *   <vm>/disks/<id>/<n>.redo   n counts from 00000001; the oldest first, the last one takes the writes
+ *   <vm>/disks/<id>/           the redo logs of a disk, the last one takes the writes; see disk_base.ts
  *   <vm>/disks.new/            the disks of a restore, until they replace disks/
  *   <vm>/disks.old/            the replaced disks, until the restore has succeeded
  *
@@ -12,61 +12,78 @@
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
+import { logNumber } from '../checkpoint/disk_names.js';
 import {
   attempt,
   linkOrCopy,
   makePrivateDirectory,
-  namesIn,
   pathExists,
   syncPath,
 } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
-import { createRedoLog, type NativeDiskConfig, type RedoLayer } from '../native.js';
+import {
+  createRedoLog,
+  type DiskLayers,
+  fileIdentity,
+  isSealedLog,
+  type NativeDiskConfig,
+  type RedoLayer,
+} from '../native.js';
 import type { DiskConfig, VmConfig } from '../types.js';
-
-const redoName = /^(\d{8})\.redo$/;
-
-/** Path of the redo log after the newest of `directory`. */
-export async function nextRedo(directory: string): Promise<string> {
-  const newest = (await redoLogs(directory)).at(-1);
-  const number = newest === undefined ? 1 : Number(redoName.exec(basename(newest))?.[1]) + 1;
-  return join(directory, `${String(number).padStart(8, '0')}.redo`);
-}
-
-/** The redo logs of one disk, oldest first. */
-export async function redoLogs(directory: string): Promise<string[]> {
-  return (await namesIn(directory))
-    .filter((name) => redoName.test(name))
-    .map((name) => join(directory, name));
-}
+import { cleanBase, layersOf, nextRedo, writeBase } from './disk_base.js';
 
 /** How a disk is opened when `redo` are its logs: a persistent one without logs is written directly. */
-function access(disk: DiskConfig, redo: readonly string[]): NativeDiskConfig['access'] {
+function access(disk: DiskConfig, redo: readonly RedoLayer[]): NativeDiskConfig['access'] {
   if (disk.readonly) return 'readonly';
   return disk.mode === 'persistent' && redo.length === 0 ? 'direct' : 'redo';
 }
 
-/** The disks of a VM that boots: the logs it has, and a first one for a new non-persistent disk. */
+/** The disks of a VM that boots: the logs it has, and a first one for a non-persistent disk without. */
 export async function bootDisks(store: Store, config: VmConfig): Promise<NativeDiskConfig[]> {
   await settleReplacement(store.vmDirectory(config.name));
   const disks: NativeDiskConfig[] = [];
   for (const disk of config.disks) {
     const directory = store.diskDirectory(config.name, disk.id);
     await makePrivateDirectory(directory);
-    const redo = await redoLogs(directory);
-    if (redo.length === 0 && disk.mode === 'nonpersistent' && !disk.readonly) {
-      const path = await nextRedo(directory);
-      await createRedoLog({ parent: disk.path, redo: [] }, path);
-      redo.push(path);
-    }
-    disks.push({
-      id: disk.id,
-      parent: disk.path,
-      redo: redo.map((path) => ({ path })),
-      access: access(disk, redo),
-    });
+    await cleanBase(directory, disk.path);
+    const found = await layersOf(directory, disk.path);
+    const newest = found.redo.at(-1);
+    const layers =
+      newest === undefined
+        ? await firstLayers(directory, disk, found)
+        : isSealedLog(newest.path) && !disk.readonly
+          ? await withFreshLog(directory, disk, found)
+          : found;
+    disks.push({ id: disk.id, ...layers, access: access(disk, layers.redo) });
   }
   return disks;
+}
+
+/** A log that takes the writes, over a newest one that was sealed by a commit or compaction without the VM. */
+async function withFreshLog(
+  directory: string,
+  disk: DiskConfig,
+  layers: DiskLayers,
+): Promise<DiskLayers> {
+  await createRedoLog(layers, await nextRedo(directory));
+  return layersOf(directory, disk.path);
+}
+
+/** The layers of a disk that has no logs: only from here on its parent must stay as it is. */
+async function firstLayers(
+  directory: string,
+  disk: DiskConfig,
+  { parent }: DiskLayers,
+): Promise<DiskLayers> {
+  const path = await nextRedo(directory);
+  const base = { parent, firstLog: logNumber(path) };
+  if (disk.mode !== 'nonpersistent' || disk.readonly) {
+    await writeBase(directory, base);
+    return { parent, redo: [] };
+  }
+  await writeBase(directory, { ...base, parentIdentity: fileIdentity(parent) });
+  await createRedoLog({ parent, redo: [] }, path);
+  return layersOf(directory, disk.path);
 }
 
 /**
@@ -88,22 +105,40 @@ export async function restoreDisks(
     const layers = diskLayers(checkpoint, disk.id);
     const directory = join(fresh, disk.id);
     await makePrivateDirectory(directory);
+    const adopt = async (file: string): Promise<string> => {
+      const path = join(directory, basename(file));
+      await attempt(`cannot link ${file}`, () => linkOrCopy(file, path));
+      return path;
+    };
     const redo: RedoLayer[] = [];
-    for (const sealed of layers.redo) {
-      const path = join(directory, basename(sealed.path));
-      await attempt(`cannot link ${sealed.path}`, () => linkOrCopy(sealed.path, path));
-      redo.push({ ...sealed, path });
-    }
+    for (const sealed of layers.redo) redo.push({ ...sealed, path: await adopt(sealed.path) });
+    // The parent is the checkpoint's own, or the one that it refers to.
+    const own = layers.parent.startsWith(`${checkpoint.directory}/`);
+    const parent = own ? await adopt(layers.parent) : layers.parent;
+    const parentIdentity = own ? fileIdentity(parent) : layers.parentIdentity;
+    const { committed } = layers;
+    const known = {
+      parent,
+      ...(parentIdentity === undefined ? {} : { parentIdentity }),
+      ...(committed === undefined ? {} : { committed }),
+    };
+    const [first] = redo;
+    await writeBase(directory, {
+      ...known,
+      firstLog: first === undefined ? 1 : logNumber(first.path),
+    });
     if (!disk.readonly) {
       const path = await nextRedo(directory);
-      await createRedoLog({ ...layers, redo }, path);
+      await createRedoLog({ ...known, redo }, path);
       redo.push({ path });
     }
     const final = store.diskDirectory(config.name, disk.id);
+    const settled = (path: string): string => join(final, basename(path));
     disks.push({
-      ...layers,
+      ...known,
+      parent: own ? settled(parent) : parent,
       id: disk.id,
-      redo: redo.map((layer) => ({ ...layer, path: join(final, basename(layer.path)) })),
+      redo: redo.map((layer) => ({ ...layer, path: settled(layer.path) })),
       access: disk.readonly ? 'readonly' : 'redo',
     });
   }

@@ -13,6 +13,7 @@ import type {
   CheckpointFailure,
   CheckpointRequest,
   CheckpointSummary,
+  GroupStep,
 } from '../types.js';
 
 const debug = createDebug('ckptfs:vm');
@@ -26,6 +27,9 @@ export interface SaveUnderWay {
   /** From here on its memory can be read. */
   paused: boolean;
   suspend: boolean;
+  /** Of several VMs: the id of the group, and the step at which it waits for the others. */
+  group?: string | undefined;
+  waitsAt?: GroupStep | undefined;
 }
 
 export class Saves {
@@ -35,6 +39,8 @@ export class Saves {
   readonly #context: SaveContext;
   readonly #tell: (event: CheckpointEvent) => void;
   #cancel = new AbortController();
+  /** Lets the save under way be published. */
+  #publish: () => void = () => {};
   #ended: Promise<unknown> = Promise.resolve();
 
   constructor(context: SaveContext, tell: (event: CheckpointEvent) => void) {
@@ -53,27 +59,29 @@ export class Saves {
     settle: (summary: CheckpointSummary | undefined) => void = () => {},
   ): Promise<CheckpointSummary> {
     const complete = completeRequest(request);
-    if (this.current) {
-      throw new CkptError(
-        'BUSY',
-        `VM ${this.#context.config.name} is saving checkpoint ${this.current.name}; wait for it or cancel it`,
-      );
-    }
+    this.refuseBusy();
     const save: SaveUnderWay = {
       id: '',
       name: complete.name ?? '',
       begunAt: new Date(),
       paused: false,
       suspend: complete.suspend,
+      group: complete.group?.id,
     };
     this.current = save;
     this.#cancel = new AbortController();
     let answered = false;
     let answer: (summary: CheckpointSummary) => void = () => {};
     const afterPause = new Promise<CheckpointSummary>((resolve) => (answer = resolve));
+    const signal = AbortSignal.any([...(hooks.signal ? [hooks.signal] : []), this.#cancel.signal]);
     const done = saveCheckpoint(this.#context, complete, {
       ...hooks,
-      signal: AbortSignal.any([...(hooks.signal ? [hooks.signal] : []), this.#cancel.signal]),
+      signal,
+      onStep: (step) => {
+        save.waitsAt = step;
+        hooks.onStep?.(step);
+      },
+      mayPublish: () => this.#mayPublish(signal),
       onResumed: (summary) => {
         Object.assign(save, { id: summary.id, name: summary.name, paused: true });
         hooks.onResumed?.(summary);
@@ -99,6 +107,29 @@ export class Saves {
     return complete.wait ? done : Promise.race([afterPause, done]);
   }
 
+  /** Lets the checkpoint of `group` that waits at `step` go on. USAGE when none does. */
+  proceed(group: string, step: GroupStep): void {
+    const save = this.current;
+    if (save?.group !== group || save.waitsAt !== step) {
+      throw new CkptError(
+        'USAGE',
+        `VM ${this.#context.config.name} has no checkpoint of that group that waits there; take a new one`,
+      );
+    }
+    save.waitsAt = undefined;
+    if (step === 'saved') this.#publish();
+    else this.#context.machine.proceedSave(step);
+  }
+
+  /** BUSY while a checkpoint is being saved. */
+  refuseBusy(): void {
+    if (!this.current) return;
+    throw new CkptError(
+      'BUSY',
+      `VM ${this.#context.config.name} is saving checkpoint ${this.current.name}; wait for it or cancel it`,
+    );
+  }
+
   /** Notes and tells a failure that no caller hears of. */
   failed(name: string, error: unknown): void {
     this.#failed(name, error);
@@ -108,6 +139,16 @@ export class Saves {
   async cancel(): Promise<void> {
     this.#cancel.abort();
     await this.#ended;
+  }
+
+  /** Resolves at proceed(), rejects when the save is cancelled. */
+  #mayPublish(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#publish = resolve;
+      const cancel = (): void => reject(new CkptError('CANCELLED', 'the checkpoint was cancelled'));
+      signal.addEventListener('abort', cancel, { once: true });
+      if (signal.aborted) cancel();
+    });
   }
 
   #failed(name: string, error: unknown): void {

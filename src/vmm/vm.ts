@@ -7,7 +7,11 @@
  */
 import { EventEmitter } from 'node:events';
 import createDebug from 'debug';
-import { type CheckpointEntry, openCheckpoint } from '../checkpoint/checkpoints.js';
+import {
+  type CheckpointEntry,
+  listCheckpointNames,
+  openCheckpoint,
+} from '../checkpoint/checkpoints.js';
 import { makePrivateDirectory } from '../checkpoint/files.js';
 import { cleanUnpublished } from '../checkpoint/publish.js';
 import type { SaveHooks } from '../checkpoint/save.js';
@@ -21,18 +25,17 @@ import {
   NativeMachine,
   openRestoreImage,
   type RestoreProgress,
+  type TaskHooks,
 } from '../native.js';
 import { type BootPlan, loadGuest, planBoot } from './boot.js';
 import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
-import { checkDisks, completeConfig } from './config.js';
+import { checkDisks, completeConfig, storedConfig } from './config.js';
 import { type ControlServer, serveControl } from './control.js';
-import {
-  bootDisks,
-  keepRestoredDisks,
-  nextRedo,
-  restoreDisks,
-  returnReplacedDisks,
-} from './disks.js';
+import { nextRedo } from './disk_base.js';
+import { DiskWork } from './disk_work.js';
+import { bootDisks, keepRestoredDisks, restoreDisks, returnReplacedDisks } from './disks.js';
+import { CheckpointTally, metricsText } from './metrics.js';
+import { protectionStatus } from './protection.js';
 import { ConsoleLog, StatusFile } from './reports.js';
 import { Saves } from './saves.js';
 import type { Schedule } from './schedule.js';
@@ -42,6 +45,10 @@ import type {
   CheckpointEvent,
   CheckpointRequest,
   CheckpointSummary,
+  CommitOptions,
+  CommitSummary,
+  CompactDiskOptions,
+  CompactDiskSummary,
   VmConfig,
   VmConfigInput,
   VmProcess,
@@ -81,6 +88,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   readonly #saves: Saves;
   readonly #schedule: Schedule;
   readonly #upkeep: Upkeep;
+  readonly #tally = new CheckpointTally();
+  readonly #disks: DiskWork;
   /** Resolves when the disks that a restore has replaced are gone. */
   #settled: Promise<void> = Promise.resolve();
   #paused = false;
@@ -103,6 +112,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#upkeep = new Upkeep(store, config.name);
     const tell = (event: CheckpointEvent): void => {
       if (event.type === 'published') this.#upkeep.look();
+      this.#tally.note(event);
       this.emit('checkpoint', event);
     };
     this.#saves = new Saves(
@@ -114,7 +124,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       },
       tell,
     );
-    this.#schedule = scheduleOf(store, config, this.#machine, this.#saves, this.#upkeep, tell);
+    const parts = { store, config, machine: this.#machine, saves: this.#saves };
+    this.#disks = new DiskWork(parts);
+    this.#schedule = scheduleOf({ ...parts, disks: this.#disks, upkeep: this.#upkeep, tell });
     this.#consoleLog = new ConsoleLog(store.consoleLog(config.name));
     this.#statusFile = new StatusFile(store.statusFile(config.name));
   }
@@ -131,7 +143,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Boots a stopped VM again, with its configuration and its disks as they are. */
   static async restart(store: Store, name: string): Promise<Vm> {
-    const config = completeConfig((await store.readConfig(name)) as VmConfigInput);
+    const config = await storedConfig(store, name);
     await checkDisks(config);
     const plan = await planBoot(config.memoryBytes, config.kernel, config.initrd);
     return Vm.#boot(store, config, plan, claimExisting(store, name));
@@ -221,12 +233,15 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     this.#server = await serveControl(
       {
         status: () => this.status(),
+        metrics: () => this.#metrics(),
         pause: () => this.pause(),
         resume: () => this.resume(),
         stop: () => this.stop(),
         retry: () => this.retryRestore(),
-        checkpoint: (request, onProgress, signal) =>
-          this.checkpoint(request, { onProgress, signal }),
+        checkpoint: (request, hooks) => this.checkpoint(request, hooks),
+        proceed: (group, step) => this.#saves.proceed(group, step),
+        commitDisk: (disk, options, hooks) => this.commitDisk(disk, options, hooks),
+        compactDisk: (disk, options, hooks) => this.compactDisk(disk, options, hooks),
         consoleInput: (data) => this.consoleInput(data),
         onConsole: (listener) => {
           this.on('console', listener);
@@ -270,10 +285,29 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   }
 
   /** Takes a checkpoint and publishes it. BUSY while another one is being saved. */
-  checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
+  async checkpoint(request: CheckpointRequest, hooks: SaveHooks = {}): Promise<CheckpointSummary> {
+    this.#disks.refuseBusy();
     return this.#saves.take(request, hooks, (summary) => {
       if (request.suspend === true) this.#endSuspending(summary);
     });
+  }
+
+  /** Commits the redo logs of a disk into its parent while the guest goes on. BUSY during a checkpoint. */
+  commitDisk(
+    id: string,
+    options: CommitOptions = {},
+    hooks: TaskHooks = {},
+  ): Promise<CommitSummary> {
+    return this.#disks.commit(id, options, hooks);
+  }
+
+  /** Rewrites redo logs of a disk that are mostly of no use any more. BUSY as for a commit. */
+  compactDisk(
+    id: string,
+    options: CompactDiskOptions = {},
+    hooks: TaskHooks = {},
+  ): Promise<CompactDiskSummary> {
+    return this.#disks.compact(id, options, hooks);
   }
 
   /** Takes a checkpoint of the schedule's kind now, if one can be taken: an event has declared it. */
@@ -357,6 +391,13 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     };
   }
 
+  async #metrics(): Promise<string> {
+    const checkpoints = (await listCheckpointNames(this.#store, this.name)).length;
+    // A record that cannot be read must not take the other metrics away.
+    const protection = await protectionStatus(this.#store, this.name).catch(() => undefined);
+    return metricsText({ status: this.status(), tally: this.#tally, checkpoints, protection });
+  }
+
   /** Stops the guest, cancels a save under way, closes the disks and releases the lock. */
   close(): Promise<void> {
     this.#closed ??= this.#end().finally(() => this.#claim.lock.unlock());
@@ -366,6 +407,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   /** All of close() but the lock, which a failed start needs longer. */
   async #end(): Promise<void> {
     const scheduled = this.#schedule.stop();
+    await this.#disks.cancel();
     await this.#saves.cancel();
     await scheduled;
     await this.#upkeep.stop();

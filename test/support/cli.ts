@@ -1,9 +1,12 @@
 /** The command line on real guests: commands as processes of their own, on a store of the test. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp } from 'node:fs/promises';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 import type { Store } from '../../src/checkpoint/store.js';
+import { mountOn, unmountPath } from '../../src/fs/mounts.js';
 import { bareGuest, temporaryStore } from './guests.js';
 
 /** The command's main file. */
@@ -48,6 +51,21 @@ export async function withStore(t: Test) {
     await remove();
   });
   return { store, ckptfs };
+}
+
+/** Mounts the store by `ckptfs mount` on a directory beside it; taken away with the test. */
+export async function mountStore(
+  t: Test,
+  { store, ckptfs }: Awaited<ReturnType<typeof withStore>>,
+  ...options: string[]
+): Promise<string> {
+  const directory = await mkdtemp(join(store.root, '..', 'mnt-'));
+  t.teardown(async () => {
+    while ((await mountOn(directory)) !== undefined) await unmountPath(directory, true);
+  });
+  const { status, stderr } = await ckptfs('mount', directory, ...options);
+  if (status !== 0) throw new Error(stderr);
+  return directory;
 }
 
 /** Words that run a bare-metal guest with little memory. */

@@ -2,7 +2,7 @@
  * VMs for tests and benchmarks: temporary stores, the guests that scripts/guest makes, and waiting for
  * what a guest prints or how it ends. Nothing here waits on a clock but the deadlines that fail a test.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -48,6 +48,22 @@ export function bareConfig(
   options: VmConfigInput = {},
 ): VmConfigInput {
   return { kernel: bareGuest(guest), append, memoryBytes: 16 * mib, ...options };
+}
+
+/** The Linux guest with a shell on its console, of 128 MiB. */
+export async function shellConfig(options: VmConfigInput = {}): Promise<VmConfigInput> {
+  const { kernel, initrd, cmdline } = linuxGuest;
+  const append = `${(await readFile(cmdline, 'utf8')).trim()} ckptfs.mode=shell`;
+  return { kernel, initrd, append, memoryBytes: 128 * mib, ...options };
+}
+
+/** Types a command at the shell of a guest, and resolves with what it prints. */
+export async function sh(vm: Vm, watch: Watch, command: string): Promise<string> {
+  const id = Math.random().toString(36).slice(2);
+  // What the shell echoes of the line has the quotes in it.
+  vm.consoleInput(Buffer.from(`echo b''${id}; ${command}; echo e''${id}\n`));
+  const [, printed = ''] = await watch.printed(new RegExp(`b${id}\\r?\\n([^]*?)e${id}`));
+  return printed.replaceAll('\r', '').trim();
 }
 
 /** What a VM prints, from the moment of the call on, and how it ends. */

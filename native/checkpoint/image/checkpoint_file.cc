@@ -9,8 +9,16 @@
 #include <climits>
 
 #include "base/error.h"
+#include "base/write_journal.h"
 
 namespace ckptfs {
+namespace {
+
+std::span<const std::byte> bytesOf(const iovec& piece, size_t from) {
+  return {static_cast<const std::byte*>(piece.iov_base) + from, piece.iov_len - from};
+}
+
+}  // namespace
 
 CheckpointFile CheckpointFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -21,6 +29,7 @@ CheckpointFile CheckpointFile::open(const std::string& path) {
 CheckpointFile CheckpointFile::create(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) throwErrno(errno, "cannot create " + path);
+  WriteJournal::created(fd, path);
   return {path, fd};
 }
 
@@ -58,6 +67,7 @@ int CheckpointFile::tryWrite(uint64_t offset, std::span<const std::byte> from) c
     const ssize_t n = pwrite(fd_, from.data(), from.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return n < 0 ? errno : EIO;
+    WriteJournal::wrote(fd_, offset, from.first(static_cast<size_t>(n)));
     from = from.subspan(static_cast<size_t>(n));
     offset += static_cast<uint64_t>(n);
   }
@@ -85,23 +95,32 @@ void CheckpointFile::write(uint64_t offset, std::span<const iovec> pieces) const
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) throwErrno(n < 0 ? errno : EIO, "cannot write " + path_);
     auto written = static_cast<size_t>(n);
-    offset += written;
     while (!pieces.empty() && written >= pieces[0].iov_len) {
+      WriteJournal::wrote(fd_, offset, bytesOf(pieces[0], 0));
+      offset += pieces[0].iov_len;
       written -= pieces[0].iov_len;
       pieces = pieces.subspan(1);
     }
     if (written == 0) continue;
     // Cut off within a piece: its rest goes by itself.
-    const auto* const base = static_cast<const std::byte*>(pieces[0].iov_base);
-    const std::span rest(base + written, pieces[0].iov_len - written);
+    WriteJournal::wrote(fd_, offset, bytesOf(pieces[0], 0).first(written));
+    offset += written;
+    const std::span rest = bytesOf(pieces[0], written);
     write(offset, rest);
     offset += rest.size();
     pieces = pieces.subspan(1);
   }
 }
 
+void CheckpointFile::startWriteback(uint64_t offset, uint64_t bytes) const noexcept {
+  sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                  SYNC_FILE_RANGE_WRITE);
+}
+
 void CheckpointFile::sync() const {
+  const size_t since = WriteJournal::syncing();
   if (fsync(fd_) != 0) throwErrno(errno, "cannot write " + path_ + " to its device");
+  WriteJournal::synced(fd_, since);
 }
 
 void CheckpointFile::reopen() const {

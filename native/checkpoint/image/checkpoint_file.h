@@ -46,6 +46,8 @@ class CheckpointFile {
   void write(uint64_t offset, std::span<const std::byte> from) const;
   /** Writes the pieces one after another. */
   void write(uint64_t offset, std::span<const iovec> pieces) const;
+  /** Begins to send what was written there to the device. Only a hint: errors show in sync(). */
+  void startWriteback(uint64_t offset, uint64_t bytes) const noexcept;
   void sync() const;
   /** Opens the path again under the same descriptor, for a file that was replaced; one whose name
    * is gone (its checkpoint was compacted or removed) stays as it is. Any thread. */

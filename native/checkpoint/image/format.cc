@@ -1,7 +1,7 @@
 #include "checkpoint/image/format.h"
 
 #define XXH_STATIC_LINKING_ONLY  // for a hash state on the stack
-#include <xxhash.h>
+#include "base/xxh3.h"
 
 namespace ckptfs::format {
 

@@ -180,4 +180,12 @@ size_t MemoryImage::read(uint64_t offset, std::span<std::byte> into) const {
   return into.size();
 }
 
+ByteRun MemoryImage::run(uint64_t offset) const noexcept {
+  const BlockId first = map_.geometry.blockOf(offset);
+  const auto isHole = [this](BlockId block) { return map_.blocks[block].codec == Codec::zero; };
+  BlockId end = first + 1;
+  while (end < map_.blocks.size() && isHole(end) == isHole(first)) ++end;
+  return {std::min(map_.geometry.offsetOf(end), bytes()) - offset, isHole(first)};
+}
+
 }  // namespace ckptfs

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/byte_source.h"
 #include "base/error.h"
 #include "checkpoint/image/checkpoint_file.h"
 #include "checkpoint/image/memory_map.h"
@@ -36,6 +37,9 @@ class MemoryImage {
   /** Reads from `offset`, short at the end of memory; the number of bytes. Throws Error(damaged)
    * naming segment, offset and block, or Error(io). */
   size_t read(uint64_t offset, std::span<std::byte> into) const;
+
+  /** From `offset`, within memory, on: blocks of zeros are holes, all others are stored. */
+  ByteRun run(uint64_t offset) const noexcept;
 
   /** Reads a whole IO block for the sake of `block`. `into` holds maxIoBlockBytes(). For fault
    * paths. */

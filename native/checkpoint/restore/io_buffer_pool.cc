@@ -5,11 +5,10 @@
 namespace ckptfs {
 
 IoBufferPool::IoBufferPool(size_t buffers, uint64_t bufferBytes)
-    : memory_(std::make_unique_for_overwrite<std::byte[]>(std::max(buffers, kMinBuffers) *
-                                                          bufferBytes)),
+    : memory_(std::max(buffers, kMinBuffers) * bufferBytes),
       buffers_(std::max(buffers, kMinBuffers)) {
   for (size_t i = 0; i < buffers_.size(); ++i)
-    buffers_[i].bytes_ = {memory_.get() + i * bufferBytes, bufferBytes};
+    buffers_[i].bytes_ = {memory_.data() + i * bufferBytes, bufferBytes};
 }
 
 IoBufferPool::Buffer* IoBufferPool::idle() noexcept {

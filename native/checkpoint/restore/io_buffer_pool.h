@@ -11,10 +11,11 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <vector>
+
+#include "base/page_buffer.h"
 
 namespace ckptfs {
 
@@ -56,7 +57,7 @@ class IoBufferPool {
  private:
   Buffer* idle() noexcept;
 
-  const std::unique_ptr<std::byte[]> memory_;
+  const PageBuffer memory_;
   std::mutex lock_;  // guards the buffers' metadata
   std::condition_variable changed_;
   std::vector<Buffer> buffers_;

@@ -19,8 +19,8 @@ class SaveRows {
  public:
   SaveRows(const Geometry& geometry, uint64_t memoryBytes);
 
-  /** One byte per block, for GuestMemory::armWrite() to fill: 1 for those to be saved. Constant
-   *  once it has. */
+  /** One byte per block, as of GuestMemory::armWrite(): 1 for those to be saved. Constant from then
+   * on. */
   std::span<uint8_t> traced() noexcept { return traced_; }
   bool traced(BlockId block) const noexcept { return traced_[block] != 0; }
 

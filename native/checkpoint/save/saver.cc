@@ -28,9 +28,12 @@ constexpr size_t kSpareBuffers = 4;
 constexpr uint64_t kArmAheadBlocks = 4096;
 
 uint64_t stagingBytes(const GuestMemory& memory, const SaveOptions& options) {
+  const uint64_t toSave = options.base == nullptr
+                              ? memory.bytes()
+                              : memory.dirtyBlocks() * memory.geometry().blockBytes();
   const uint64_t bytes = options.stagingBytes != 0
                              ? options.stagingBytes
-                             : std::clamp(memory.bytes() / 8, 8 * kMiB, kFirstStaging);
+                             : std::clamp(toSave / 8, 8 * kMiB, kFirstStaging);
   return std::min(bytes, memory.bytes());
 }
 
@@ -87,6 +90,18 @@ Saver::Saver(GuestMemory& memory, const SaveOptions& options)
   startWorkers();
   for (BlockId block = 0; block < memory.blockCount(); block += kArmAheadBlocks)
     memory.armAhead({block, std::min(kArmAheadBlocks, memory.blockCount() - block)});
+  forecast();
+}
+
+/** Notes what is traced: without a base, everything; else what differs from it so far, so that
+ * arm() has little to change. */
+void Saver::forecast() noexcept {
+  const std::span<uint8_t> traced = output_.rows().traced();
+  for (BlockId block = 0; block < traced.size(); ++block) {
+    const BlockState state = memory_.state(block);
+    const bool same = state == BlockState::clean || rightsIn(state) == Rights::none;
+    traced[block] = base_ == nullptr || !same;
+  }
 }
 
 void Saver::startWorkers() {
@@ -113,7 +128,8 @@ Saver::~Saver() {
 
 void Saver::arm() {
   faultsBefore_ = memory_.counters().faults;
-  memory_.armWrite(this, base_ != nullptr, output_.rows().traced());
+  const bool keepBase = base_ != nullptr;
+  memory_.armWrite(this, keepBase, keepBase ? output_.rows().traced() : std::span<uint8_t>{});
   armed_ = true;
 }
 

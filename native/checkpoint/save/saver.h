@@ -42,7 +42,7 @@ struct SaveOptions {
   unsigned vcpus = 1;    // threads with indexes below this have a staging buffer of their own
   unsigned workers = 2;  // at least 1
   /** Staging memory that exists before the pause; it grows to a quarter of RAM, at most 128 MiB.
-   *  0: an eighth of RAM, between 8 and 32 MiB. */
+   *  0: an eighth of what is to be saved, between 8 and 32 MiB. */
   uint64_t stagingBytes = 0;
   /** What blocks the guest used of late, as GuestMemory::harvestAccessed() tells it; may be empty.
    */
@@ -111,6 +111,7 @@ class Saver final : public TraceClient {
   };
   struct Worker;
 
+  void forecast() noexcept;
   // Worker threads.
   void startWorkers();
   void work(Worker& worker) noexcept;

@@ -54,7 +54,7 @@ std::vector<Damage> SegmentCheck::run(VerifiedSegments* verified) {
       return std::move(damages_);
     }
   }
-  buffer_.resize(maxIoBlockBytes(geometry_));
+  buffer_ = PageBuffer(maxIoBlockBytes(geometry_));
   if (verified != nullptr && verified->contains(identity)) {
     checkRows(file);
     advance_(identity.bytes);
@@ -76,7 +76,7 @@ void SegmentCheck::checkWhole(const CheckpointFile& file) {
   };
   uint64_t ioBlocks = 0, entries = 0;
   for (uint64_t at = kAlignment; at < end_;) {
-    const auto rest = std::span(buffer_).first(std::min<uint64_t>(buffer_.size(), end_ - at));
+    const auto rest = buffer_.first(std::min<uint64_t>(buffer_.size(), end_ - at));
     const std::string where = ioBlockAt(at);
     file.read(at, rest.first(kAlignment));
     const auto io = take<IoBlockHeader>(rest);
@@ -102,7 +102,7 @@ void SegmentCheck::checkWhole(const CheckpointFile& file) {
 void SegmentCheck::checkRows(const CheckpointFile& file) {
   for (uint32_t row = rowsBegin_; row < rowsEnd_; ++row) {
     const MapIoBlock& io = map_->ioBlocks[row];
-    const auto ioBlock = std::span(buffer_).first(io.bytes);
+    const auto ioBlock = buffer_.first(io.bytes);
     // checkIoBlock() and checkRow() read no bodies.
     file.read(io.offset, ioBlock.first(bodiesAt(io.count)));
     const char* const fault = checkIoBlock(ioBlock, geometry_);
@@ -116,7 +116,7 @@ void SegmentCheck::checkRows(const CheckpointFile& file) {
 
 /** Reads and decodes every body of a checked IO block; false when something is wrong. */
 bool SegmentCheck::checkBodies(const std::string& where, std::span<const std::byte> ioBlock) {
-  std::vector<std::byte> raw(geometry_.blockBytes());
+  const PageBuffer raw(geometry_.blockBytes());
   uint64_t end = bodiesAt(take<IoBlockHeader>(ioBlock).count);
   const size_t before = damages_.size();
   forEachEntry(ioBlock, [&](const IoBlockEntry& entry, uint32_t offset) {
@@ -127,7 +127,7 @@ bool SegmentCheck::checkBodies(const std::string& where, std::span<const std::by
     end = offset + uint64_t{entry.stored};
     if (entry.block >= memoryBlocks_) return wrong("no such block");
     if (checksumOf(body) != entry.checksum) return wrong("checksum mismatch");
-    if (!decodeBlock(entry.codec, body, raw)) return wrong("cannot be decompressed");
+    if (!decodeBlock(entry.codec, body, raw.span())) return wrong("cannot be decompressed");
   });
   if (!isZero(ioBlock.subspan(end))) report(where + "padding is not zero");
   return damages_.size() == before;

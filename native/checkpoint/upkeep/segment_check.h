@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/page_buffer.h"
 #include "checkpoint/image/checkpoint_file.h"
 #include "checkpoint/image/io_block_index.h"
 #include "checkpoint/image/memory_map.h"
@@ -83,7 +84,7 @@ class SegmentCheck {
   uint64_t end_ = 0;       // of the IO blocks
   uint64_t ioBlocks_ = 0;  // as the seal says
   uint64_t blockEntries_ = 0;
-  std::vector<std::byte> buffer_;
+  PageBuffer buffer_;
 };
 
 }  // namespace ckptfs

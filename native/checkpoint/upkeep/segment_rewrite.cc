@@ -42,7 +42,7 @@ void SegmentRewrite::copy(size_t index, Progress& progress) {
   places_.emplace_back(source.bodies.size());
   size_t next = 0;
   for (const MapIoBlock& row : source.ioBlocks) {
-    const auto ioBlock = std::span(buffer_).first(row.bytes);
+    const auto ioBlock = buffer_.first(row.bytes);
     file.read(row.offset, ioBlock);
     if (const char* const fault = checkIoBlock(ioBlock, source.geometry))
       damaged(source, row.offset, fault);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/page_buffer.h"
 #include "base/progress.h"
 #include "checkpoint/image/io_block_packer.h"
 #include "checkpoint/image/segment.h"
@@ -40,8 +41,8 @@ class SegmentRewrite {
   const std::vector<const LiveSegment*> sources_;
   SegmentWriter writer_;
   IoBlockPacker packer_;
-  std::vector<std::byte> buffer_;  // one IO block of a source
-  std::vector<std::byte> bodies_;  // those in packer_
+  const PageBuffer buffer_;  // one IO block of a source
+  const PageBuffer bodies_;  // those in packer_
   size_t bodyBytes_ = 0;
 
   /** A body in packer_. */

@@ -123,7 +123,7 @@ CsrResult write(Hart& hart, unsigned number, uint64_t value) noexcept {
       s.stvec = value & ~uint64_t{2};
       break;
     case kScounteren:
-      s.scounteren = value & 7;
+      s.scounteren = value & HartState::kAllCounters;
       break;
     case kSenvcfg:
       break;

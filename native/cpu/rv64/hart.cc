@@ -17,7 +17,10 @@ void Hart::run() noexcept {
   // Whatever happened while nobody ran is looked at before the first instruction.
   attention_.fetch_or(kInterrupt);
   mmu_.flush();
-  mmu_.setContext();
+  {
+    std::lock_guard lock(mutex_);  // another hart may just be starting this one
+    mmu_.setContext();
+  }
   interpret(this);
   executing_.store(false);
   attention_.fetch_and(~uint32_t{kExit});
@@ -96,6 +99,7 @@ bool Hart::start(uint64_t pc, uint64_t opaque) noexcept {
     state_.satp = 0;
     state_.sstatus = 0;
     state_.sie = 0;
+    state_.scounteren = HartState::kAllCounters;
     std::atomic_ref(state_.hsm).store(Hsm::started);
   }
   notify(kInterrupt);

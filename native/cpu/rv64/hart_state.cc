@@ -50,7 +50,7 @@ HartState hartFromJson(const Json& json) {
   state.scause = masked(json, "scause", ~uint64_t{0});
   state.stval = masked(json, "stval", ~uint64_t{0});
   state.satp = masked(json, "satp", satp::kSv39 << satp::kModeShift | satp::kPpnMask);
-  state.scounteren = uint32_t(masked(json, "scounteren", 7));
+  state.scounteren = uint32_t(masked(json, "scounteren", HartState::kAllCounters));
   state.frm = uint32_t(masked(json, "frm", 7));
   state.fflags = uint32_t(masked(json, "fflags", 31));
   state.pending = masked(json, "pending", irq::kAll);

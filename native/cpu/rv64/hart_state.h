@@ -17,7 +17,8 @@ namespace ckptfs::rv64 {
 enum class Hsm : uint8_t { started = 0, stopped = 1 };
 
 struct HartState {
-  static constexpr unsigned kSink = 32;  // x[kSink] takes the writes meant for x0
+  static constexpr unsigned kSink = 32;        // x[kSink] takes the writes meant for x0
+  static constexpr uint32_t kAllCounters = 7;  // cycle, time and instret
   static constexpr uint64_t kNoTimer = UINT64_MAX;
   static constexpr uint64_t kNoReservation = UINT64_MAX;
 
@@ -35,7 +36,9 @@ struct HartState {
   uint64_t scause = 0;
   uint64_t stval = 0;
   uint64_t satp = 0;  // mode and PPN; there are no address space identifiers
-  uint32_t scounteren = 0;
+  // The SBI lets user mode read the counters, as others do: Linux leaves it so, and the clock of
+  // its vDSO reads the time.
+  uint32_t scounteren = kAllCounters;
   uint32_t frm = 0;
   uint32_t fflags = 0;
 

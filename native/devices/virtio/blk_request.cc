@@ -22,16 +22,6 @@ bool dataFits(const Disk& disk, uint64_t sector, uint64_t length) {
          onDisk(disk, sector, length / kSector);
 }
 
-/** A buffer for a slice of `total` bytes; not zeroed, because it is filled before it is used. */
-struct SliceBuffer {
-  explicit SliceBuffer(uint64_t total)
-      : bytes(
-            std::make_unique_for_overwrite<std::byte[]>(std::min(total, BlkRequest::kSliceBytes))) {
-  }
-  std::span<std::byte> first(uint64_t length) const { return {bytes.get(), length}; }
-  std::unique_ptr<std::byte[]> bytes;
-};
-
 }  // namespace
 
 const BlkRequest::Entry BlkRequest::kOperations[] = {
@@ -138,28 +128,21 @@ BlkRequest::Outcome BlkRequest::run(const BlkTarget& target, bool writeThrough) 
 BlkRequest::Outcome BlkRequest::readDisk(const BlkTarget& target) {
   const uint64_t total = writableData();
   // Traced memory is saved before the read is issued (requirement A9).
-  if (!prepareScatter(target.ram, chain_.writable, 0, total)) return Outcome::noMemory;
-  const SliceBuffer buffer(total);
-  for (uint64_t done = 0; done < total;) {
-    const auto slice = buffer.first(std::min(total - done, kSliceBytes));
-    disk_->read(header_.sector * kSector + done, slice);
-    if (!scatter(target.ram, chain_.writable, done, slice)) return Outcome::noMemory;
-    done += slice.size();
+  const auto buffers = writableBuffers(target.ram, chain_.writable, total);
+  if (!buffers) return Outcome::noMemory;
+  uint64_t offset = header_.sector * kSector;
+  for (const auto buffer : *buffers) {
+    disk_->read(offset, buffer);
+    offset += buffer.size();
   }
   written_ = uint32_t(total);
   return Outcome::ok;
 }
 
 BlkRequest::Outcome BlkRequest::writeDisk(const BlkTarget& target) {
-  const uint64_t total = readableData();
-  const SliceBuffer buffer(total);
-  for (uint64_t done = 0; done < total;) {
-    const auto slice = buffer.first(std::min(total - done, kSliceBytes));
-    if (!gather(target.ram, chain_.readable, sizeof(Header) + done, slice))
-      return Outcome::noMemory;
-    disk_->write(header_.sector * kSector + done, slice);
-    done += slice.size();
-  }
+  const auto buffers = readableBuffers(target.ram, chain_.readable, sizeof(Header));
+  if (!buffers) return Outcome::noMemory;
+  disk_->writev(header_.sector * kSector, *buffers);
   return Outcome::ok;
 }
 

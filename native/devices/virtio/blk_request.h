@@ -1,8 +1,8 @@
 // One request of virtio-blk (virtio 1.2, section 5.2.6): its framing, checks and execution.
 //
 // The framing is the driver's: the first 16 readable bytes are the header and the last writable
-// byte is the status, however they are spread over descriptors. Data goes through a host buffer, a
-// slice at a time: a redo log checksums what it writes, and guest memory may change meanwhile.
+// byte is the status, however they are spread over descriptors. Data goes straight between guest
+// memory and the disk, which may change under it at any time.
 //
 // Executing a request twice is harmless, because until it is completed the driver may assume
 // nothing about its sectors. So a request that memory stops halfway is simply executed again later,
@@ -43,7 +43,6 @@ class BlkRequest {
   static constexpr uint32_t kSegmentsMax = kQueueSizeMax - 2;  // beside header and status
   static constexpr uint32_t kSegmentLimitBytes = 64 * 1024;
   static constexpr uint64_t kDataLimitBytes = uint64_t{kSegmentsMax} * kSegmentLimitBytes;
-  static constexpr uint64_t kSliceBytes = 256 * 1024;     // host buffer of one request
   static constexpr uint32_t kRangesMax = 16;              // ranges of one discard or write-zeroes
   static constexpr uint32_t kRangeSectorsMax = 1u << 22;  // 2 GiB
   static constexpr size_t kIdBytes = 20;

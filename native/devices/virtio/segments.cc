@@ -49,6 +49,44 @@ bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t sk
                       });
 }
 
+namespace {
+
+template <class Byte>
+void add(std::vector<std::span<Byte>>& buffers, std::span<Byte> bytes) {
+  if (bytes.empty()) return;
+  if (!buffers.empty() && buffers.back().data() + buffers.back().size() == bytes.data())
+    buffers.back() = {buffers.back().data(), buffers.back().size() + bytes.size()};
+  else
+    buffers.push_back(bytes);
+}
+
+}  // namespace
+
+std::optional<std::vector<std::span<const std::byte>>> readableBuffers(
+    const GuestRam& ram, std::span<const Segment> segments, uint64_t skip) {
+  std::vector<std::span<const std::byte>> buffers;
+  const auto take = [&](uint64_t address, uint64_t, uint64_t count) {
+    const auto bytes = ram.readable(address, count);
+    add(buffers, bytes);
+    return count == 0 || !bytes.empty();
+  };
+  if (!forEachPiece(segments, skip, UINT64_MAX, take)) return {};
+  return buffers;
+}
+
+std::optional<std::vector<std::span<std::byte>>> writableBuffers(const GuestRam& ram,
+                                                                 std::span<const Segment> segments,
+                                                                 uint64_t length) {
+  std::vector<std::span<std::byte>> buffers;
+  const auto take = [&](uint64_t address, uint64_t, uint64_t count) {
+    const auto bytes = ram.writable(address, count);
+    add(buffers, bytes);
+    return count == 0 || !bytes.empty();
+  };
+  if (!forEachPiece(segments, 0, length, take)) return {};
+  return buffers;
+}
+
 bool prepareGather(const GuestRam& ram, std::span<const Segment> segments) noexcept {
   return std::all_of(segments.begin(), segments.end(), [&](const Segment& segment) {
     return segment.length == 0 || !ram.readable(segment.address, segment.length).empty();

@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "devices/guest_ram.h"
 
@@ -25,6 +27,14 @@ bool gather(const GuestRam& ram, std::span<const Segment> segments, uint64_t ski
 /** The inverse; false when the memory cannot be loaded or saved now. */
 bool scatter(const GuestRam& ram, std::span<const Segment> segments, uint64_t skip,
              std::span<const std::byte> from) noexcept;
+/** The bytes from `skip` on in the host view, to be read; pieces that adjoin are one. None when the
+ *  memory cannot be loaded now. */
+std::optional<std::vector<std::span<const std::byte>>> readableBuffers(
+    const GuestRam& ram, std::span<const Segment> segments, uint64_t skip);
+/** The first `length` bytes, to be written. None when it cannot be loaded or saved now. */
+std::optional<std::vector<std::span<std::byte>>> writableBuffers(const GuestRam& ram,
+                                                                 std::span<const Segment> segments,
+                                                                 uint64_t length);
 /** Makes all of the segments ready to be read; false when that cannot be done now. */
 bool prepareGather(const GuestRam& ram, std::span<const Segment> segments) noexcept;
 /** Makes `length` bytes at `skip` ready to be written, before they are read from a disk (A9). */

@@ -5,10 +5,8 @@
 #include <fstream>
 
 #include "checkpoint/image/memory_image.h"
-#include "checkpoint/save/saver.h"
 #include "checkpoint/upkeep/verify.h"
-#include "guest_threads.h"
-#include "temp_directory.h"
+#include "saved_image.h"
 
 using namespace ckptfs;
 
@@ -51,13 +49,6 @@ struct Ordered {
   }
 };
 
-void save(GuestMemory& memory, const SaveOptions& options) {
-  Saver saver(memory, options);
-  saver.arm();
-  saver.start();
-  saver.wait();
-}
-
 }  // namespace
 
 TEST_CASE("save order: live, what was not accessed goes first") {
@@ -90,6 +81,7 @@ TEST_CASE("save order: holes stay holes and are saved as zeros") {
   const TempDirectory directory;
   GuestMemory memory(64 << 20, kGeometry, "soft");
   const std::vector<uint64_t> written = {3, 4, 5, 900, 1500, memory.blockCount() - 1};
+  const auto hugePageOf = [](BlockId block) { return kGeometry.offsetOf(block) >> 21; };
   for (const BlockId block : written)
     storeWord(memory.hostView(), kGeometry.offsetOf(block) + 8192, 1);
   save(memory, {.directory = directory.path()});
@@ -97,7 +89,11 @@ TEST_CASE("save order: holes stay holes and are saved as zeros") {
   for (BlockId block = 0; block < memory.blockCount(); ++block) {
     const bool data = std::count(written.begin(), written.end(), block) != 0;
     REQUIRE((map.blocks[block].codec != format::Codec::zero) == data);
-    REQUIRE(memory.isHole(block) == !data);
+    // Memory may be in huge pages: those that were holes are holes still.
+    const bool nearData = std::any_of(written.begin(), written.end(), [&](BlockId one) {
+      return hugePageOf(one) == hugePageOf(block);
+    });
+    if (data || !nearData) REQUIRE(memory.isHole(block) == !data);
   }
 }
 

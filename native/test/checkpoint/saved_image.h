@@ -47,6 +47,13 @@ inline void makeAliases(const std::string& directory) {
              static_cast<std::streamsize>(bytes.size()));
 }
 
+inline void save(GuestMemory& memory, const SaveOptions& options) {
+  Saver saver(memory, options);
+  saver.arm();
+  saver.start();
+  saver.wait();
+}
+
 /** A checkpoint of filled memory, some of it in the hot segment, and what it must read as. */
 struct Saved {
   Saved(const Geometry& geometry, uint64_t bytes, format::Codec codec, bool aliases = false) {

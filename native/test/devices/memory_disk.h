@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "disk/disk.h"
+#include "disk/buffers.h"
 
 namespace ckptfs {
 
@@ -22,9 +22,10 @@ class MemoryDisk final : public Disk {
     const auto lock = enter(offset, into.size());
     std::memcpy(into.data(), data_.data() + offset, into.size());
   }
-  void write(uint64_t offset, std::span<const std::byte> from) override {
-    const auto lock = enter(offset, from.size());
-    std::memcpy(data_.data() + offset, from.data(), from.size());
+  void writev(uint64_t offset, Buffers from) override {
+    const uint64_t length = bytesOf(from);
+    const auto lock = enter(offset, length);
+    BufferReader(from).copy({data_.data() + offset, length});
     ++writes;
   }
   void flush() override {

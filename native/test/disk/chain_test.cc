@@ -1,146 +1,72 @@
-// The chain against a plain array: the same requests to both, through pushes, kills and reopening.
+// A disk of layers: what it refuses, what a kill leaves, who sees what.
 #include "disk/chain.h"
 
 #include <algorithm>
 #include <optional>
 #include <thread>
 
-#include "test/disk/scratch.h"
+#include "test/disk/model.h"
 
 namespace ckptfs {
 namespace {
 
 using Access = Chain::Access;
 
-Bytes all(Disk& disk) {
-  Bytes bytes(disk.bytes());
-  disk.read(0, bytes);
-  return bytes;
-}
-
-std::vector<Chain::LayerSpec> specs(const Chain& chain) {
-  std::vector<Chain::LayerSpec> found;
-  for (const auto& layer : chain.layers())
-    found.push_back({layer.path, layer.sealed ? std::optional(layer.bytes) : std::nullopt});
-  return found;
-}
-
-// One disk with its model, and the views of its checkpoints with theirs.
-struct Model {
-  Model(uint64_t seed, uint64_t diskBytes, Access access) : random(seed), access(access) {
-    bytes = randomBytes(random, diskBytes);
-    parent = scratch.file("parent", bytes);
-    chain = Chain::open(parent, std::nullopt, {}, access);
-    if (access == Access::redo) chain->push(fresh());
-  }
-  std::unique_ptr<RedoLog> fresh() {
-    return chain->prepare(scratch.path("redo" + std::to_string(next++)));
-  }
-  // A sector-aligned range, mostly small, now and then over a record's limit.
-  void pick(uint64_t& offset, uint64_t& length) {
-    const uint64_t sectors = bytes.size() / 512;
-    const uint64_t first = random() % sectors;
-    const uint64_t most = random() % 16 == 0 ? sectors : random() % 4 == 0 ? 100 : 17;
-    offset = first * 512;
-    length = std::min(sectors - first, random() % most) * 512;
-    if (random() % 2 == 0) {  // whole blocks, as most guests write
-      offset = offset / 4096 * 4096;
-      length = std::min((length + 4095) / 4096 * 4096, bytes.size() - offset);
-    }
-  }
-  void step() {
-    uint64_t offset, length;
-    pick(offset, length);
-    const auto at = bytes.begin() + long(offset);
-    switch (random() % 8) {
-      case 0:
-      case 1:
-      case 2: {
-        const Bytes data = randomBytes(random, std::min<uint64_t>(length, 64 * 1024));
-        chain->write(offset, data);
-        std::copy(data.begin(), data.end(), at);
-        break;
-      }
-      case 3:
-        if (random() % 2 == 0)
-          chain->discard(offset, length);
-        else
-          chain->writeZeroes(offset, length, random() % 2 == 0);
-        std::fill_n(at, length, std::byte{0});
-        break;
-      case 4:
-        if (random() % 8 == 0) chain->flush();
-        break;
-      default: {  // reads take any byte
-        offset = random() % bytes.size();
-        Bytes found(std::min<uint64_t>(bytes.size() - offset, random() % 20000));
-        chain->read(offset, found);
-        REQUIRE(std::equal(found.begin(), found.end(), bytes.begin() + long(offset)));
-      }
-    }
-  }
-  void checkpoint() {
-    auto log = fresh();
-    chain->push(std::move(log));
-    views.push_back({chain->frozenView(), bytes});
-    if (random() % 2 == 0) return;  // sealed after a later push
-    chain->sealFrozen();
-    chain->sealFrozen();
-  }
-  void reopen() {
-    const auto layers = specs(*chain);
-    const auto identity = chain->parentIdentity();
-    views.clear();
-    chain.reset();
-    const Access now = layers.empty() ? access : Access::redo;
-    {
-      auto reader = Chain::open(parent, identity, layers, Access::readonly);
-      REQUIRE(all(*reader) == bytes);
-    }
-    chain = Chain::open(parent, identity, layers, now);
-  }
-  void check() {
-    REQUIRE(all(*chain) == bytes);
-    for (auto& [view, then] : views) REQUIRE(all(*view) == then);
-  }
-
-  Scratch scratch;
-  Random random;
-  Access access;
-  Bytes bytes;
-  std::string parent;
-  std::unique_ptr<Chain> chain;
-  std::vector<std::pair<std::unique_ptr<Chain>, Bytes>> views;
-  int next = 0;
-};
-
-TEST_CASE("chain: random requests, checkpoints and reopening agree with an array") {
-  // 301 sectors: the last block group reaches beyond the end of the disk.
-  struct Case {
-    uint64_t sectors;
-    Access access;
-  };
-  uint64_t seed = 10;
-  for (const Case c :
-       {Case{301, Access::redo}, Case{2048, Access::redo}, Case{2051, Access::direct}}) {
-    Model model(seed++, c.sectors * 512, c.access);
-    for (int step = 1; step <= 8000; step++) {
+TEST_CASE("chain: the map tells which layer has what") {
+  size_t seen = 0;
+  for (const uint64_t seed : {40, 41, 42, 43, 44, 45}) {
+    Model model(seed, 301 * 512, seed % 2 == 0 ? Access::redo : Access::direct);
+    for (int step = 1; step <= 900; step++) {
       model.step();
-      if (step % 700 == 0 && step > 2000) model.checkpoint();
-      if (step % 500 == 0) model.check();
-      if (step % 1100 == 0) model.reopen();
+      if (step % 200 == 0) model.checkpoint();
     }
-    model.check();
-    model.chain->push(model.fresh());
-    model.chain->sealFrozen();
-    auto layers = model.chain->layers();
-    CHECK(layers.size() >= 5);
-    layers.pop_back();
-    for (const auto& layer : layers) {
-      CHECK(layer.sealed);
-      CHECK(verifyRedoLog(layer.path, layer.bytes).empty());
+    const auto runs = model.chain->map();
+    const auto layers = specs(*model.chain);
+    model.views.clear();
+    model.chain.reset();
+    uint64_t end = 0;
+    for (const LayerRun& run : runs) {
+      REQUIRE(run.offset == end);
+      end += run.bytes;
+      if (run.offset > 0) {
+        const LayerRun& before = *(&run - 1);
+        REQUIRE((run.layer != before.layer || run.zeroes != before.zeroes));
+      }
+      // With the layers above taken off, it reads the same; with its own taken off too, it is
+      // another layer's.
+      REQUIRE(run.layer <= layers.size());
+      auto below = layers;
+      below.resize(run.layer);
+      const auto chain = Chain::open(model.parent, {}, below, Access::readonly);
+      Bytes found(run.bytes);
+      chain->read(run.offset, found);
+      REQUIRE(std::equal(found.begin(), found.end(), model.bytes.begin() + long(run.offset)));
+      if (run.zeroes)
+        REQUIRE(
+            std::all_of(found.begin(), found.end(), [](std::byte b) { return b == std::byte{0}; }));
+      for (const LayerRun& own : chain->map())
+        if (own.offset <= run.offset && run.offset < own.offset + own.bytes)
+          REQUIRE(own.layer == run.layer);
     }
+    CHECK(end == model.bytes.size());
+    seen += runs.size();
   }
+  CHECK(seen > 20);
+}
+
+TEST_CASE("chain: holes of the parent are in the map") {
+  const Scratch scratch;
+  const std::string path = scratch.file("parent", {});
+  std::filesystem::resize_file(path, 1 << 20);
+  {
+    const auto disk = Chain::open(path, {}, {}, Access::direct);
+    disk->write(256 << 10, Bytes(64 << 10, std::byte{7}));
+    disk->flush();
+  }
+  const auto disk = Chain::open(path, {}, {}, Access::readonly);
+  CHECK(disk->map() == std::vector<LayerRun>{{0, 256 << 10, 0, true},
+                                             {256 << 10, 64 << 10, 0, false},
+                                             {320 << 10, 704 << 10, 0, true}});
 }
 
 // After a kill the file system has some prefix of what was appended. Whatever it is, the disk is as

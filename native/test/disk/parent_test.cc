@@ -15,7 +15,7 @@ TEST_CASE("parent: reads, writes and zeroes") {
   Scratch scratch;
   Random random(2);
   Bytes model = randomBytes(random, 64 * 1024);
-  Parent parent(scratch.file("disk", model), true);
+  Parent parent(scratch.file("disk", model), Parent::Access::direct);
   CHECK(parent.bytes() == model.size());
   const Bytes data = randomBytes(random, 1024);
   parent.write(512, data);
@@ -34,36 +34,41 @@ TEST_CASE("parent: reads, writes and zeroes") {
 TEST_CASE("parent: refuses what is no disk, and says which") {
   Scratch scratch;
   std::string message;
-  CHECK(codeOf([&] { Parent(scratch.path("none"), false); }, &message) == Code::notFound);
+  CHECK(codeOf([&] { Parent(scratch.path("none"), Parent::Access::read); }, &message) ==
+        Code::notFound);
   CHECK(message.find(scratch.path("none")) != std::string::npos);
-  CHECK(codeOf([&] { Parent(scratch.file("empty", {}), false); }) == Code::usage);
-  CHECK(codeOf([&] { Parent(scratch.file("odd", Bytes(1000)), false); }, &message) == Code::usage);
+  CHECK(codeOf([&] { Parent(scratch.file("empty", {}), Parent::Access::read); }) == Code::usage);
+  CHECK(codeOf([&] { Parent(scratch.file("odd", Bytes(1000)), Parent::Access::read); }, &message) ==
+        Code::usage);
   CHECK(message.find("1000 bytes") != std::string::npos);
-  CHECK(codeOf([&] { Parent(scratch.path(""), false); }) == Code::usage);  // the directory
+  CHECK(codeOf([&] { Parent(scratch.path(""), Parent::Access::read); }) ==
+        Code::usage);  // the directory
   REQUIRE(mkfifo(scratch.path("fifo").c_str(), 0600) == 0);
-  CHECK(codeOf([&] { Parent(scratch.path("fifo"), false); }) == Code::usage);
-  CHECK(codeOf([&] { Parent("/dev/null", true); }) == Code::usage);
+  CHECK(codeOf([&] { Parent(scratch.path("fifo"), Parent::Access::read); }) == Code::usage);
+  CHECK(codeOf([&] { Parent("/dev/null", Parent::Access::direct); }) == Code::usage);
 }
 
 TEST_CASE("parent: notices that it is not what the checkpoint saw") {
   Scratch scratch;
   const std::string path = scratch.file("disk", Bytes(8192));
-  const ParentIdentity before = Parent(path, false).identity();
-  Parent(path, false).require(before);
+  const ParentIdentity before = Parent(path, Parent::Access::read).identity();
+  Parent(path, Parent::Access::read).require(before);
 
   std::string message;
   const timespec later[2] = {{0, UTIME_OMIT}, {time_t(before.mtimeNs / 1'000'000'000), 1}};
   REQUIRE(utimensat(AT_FDCWD, path.c_str(), later, 0) == 0);
-  CHECK(codeOf([&] { Parent(path, false).require(before); }, &message) == Code::damaged);
+  CHECK(codeOf([&] { Parent(path, Parent::Access::read).require(before); }, &message) ==
+        Code::damaged);
   CHECK(message.find("changed since the checkpoint") != std::string::npos);
   const timespec back[2] = {
       {0, UTIME_OMIT},
       {time_t(before.mtimeNs / 1'000'000'000), long(before.mtimeNs % 1'000'000'000)}};
   REQUIRE(utimensat(AT_FDCWD, path.c_str(), back, 0) == 0);
-  Parent(path, false).require(before);
+  Parent(path, Parent::Access::read).require(before);
   REQUIRE(truncate(path.c_str(), 4096) == 0);
   REQUIRE(utimensat(AT_FDCWD, path.c_str(), back, 0) == 0);
-  CHECK(codeOf([&] { Parent(path, false).require(before); }, &message) == Code::damaged);
+  CHECK(codeOf([&] { Parent(path, Parent::Access::read).require(before); }, &message) ==
+        Code::damaged);
   CHECK(message.find("had 8192 bytes and has 4096") != std::string::npos);
 }
 
@@ -101,7 +106,9 @@ void beside(Child child, Meanwhile meanwhile) {
 TEST_CASE("parent: one writer or many readers, across processes") {
   Scratch scratch;
   const std::string path = scratch.file("disk", Bytes(4096));
-  const auto open = [&](bool writable) { return std::make_unique<Parent>(path, writable); };
+  const auto open = [&](bool writable) {
+    return std::make_unique<Parent>(path, writable ? Parent::Access::direct : Parent::Access::read);
+  };
 
   beside([&] { return open(true); },
          [&](pid_t holder) {

@@ -1,6 +1,10 @@
 // The index against the plainest model of it: one entry a block.
 #include "disk/redo_index.h"
 
+#include <malloc.h>
+
+#include <map>
+
 #include "test/disk/scratch.h"
 
 namespace ckptfs {
@@ -31,7 +35,7 @@ TEST_CASE("redo index: random puts and zeroes agree with a table") {
       for (auto& sum : checksums) sum = random();
       index.put(first, offset, 4096, checksums);
       for (uint64_t i = 0; i < count; i++)
-        table[first + i] = {RedoIndex::Kind::data, {offset + i * 4096, checksums[i]}};
+        table[first + i] = {RedoIndex::Kind::data, {offset + i * 4096, checksums[i], 0}};
     }
     if (step % 500 == 499) index = RedoIndex();
     if (step % 500 == 499) table.assign(kBlocks, {});
@@ -59,6 +63,64 @@ TEST_CASE("redo index: random puts and zeroes agree with a table") {
     REQUIRE(index.entries().size() == dataBlocks);
   }
 }
+
+TEST_CASE("redo index: far more blocks than a leaf has, in any order") {
+  Random random(2);
+  RedoIndex index;
+  std::map<uint64_t, BlockLocation> table;
+  for (int step = 0; step < 20000; step++) {
+    // In order from somewhere, or anywhere; now and then a range goes.
+    const uint64_t first = random() % (1 << 16);
+    const uint64_t count = random() % 8 == 0 ? 1 + random() % 700 : 1;
+    if (random() % 50 == 0) {
+      index.zero(first, count);
+      table.erase(table.lower_bound(first), table.lower_bound(first + count));
+      continue;
+    }
+    std::vector<uint64_t> checksums(count);
+    for (auto& sum : checksums) sum = random();
+    const uint64_t offset = random() % (1 << 20) * 512;
+    index.put(first, offset, 4096, checksums);
+    for (uint64_t i = 0; i < count; i++) table[first + i] = {offset + i * 4096, checksums[i], 0};
+  }
+  std::vector<IndexEntry> expected;
+  for (const auto& [block, at] : table) expected.push_back({block, at.offset, at.checksum});
+  CHECK(index.entries() == expected);
+  CHECK(index.dataBlocks() == expected.size());
+  RedoIndex::Locations locations;
+  uint64_t wrong = 0;
+  for (const IndexEntry& entry : expected) {
+    const auto run = index.find(entry.block, 1, locations);
+    wrong += run.kind != RedoIndex::Kind::data ||
+             locations[0] != BlockLocation{entry.offset, entry.checksum, 0};
+  }
+  CHECK(wrong == 0);
+  // Made in another order, it is the same.
+  RedoIndex other;
+  for (const ZeroExtent& extent : index.extents()) other.zero(extent.first, extent.count);
+  for (const IndexEntry& entry : expected)
+    other.put(entry.block, entry.offset, 4096, {&entry.checksum, 1});
+  CHECK(other.entries() == index.entries());
+  CHECK(other.extents() == index.extents());
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they have other allocators
+TEST_CASE("redo index: 16 MiB are enough for a GiB written at random to a disk of 16 TiB") {
+  constexpr uint64_t kBlocksOfDisk = uint64_t{1} << 32, kWritten = 1 << 18;
+  const auto used = [] { return mallinfo2().uordblks + mallinfo2().hblkhd; };
+  Random random(3);
+  const size_t before = used();
+  RedoIndex index;
+  for (uint64_t i = 0; i < kWritten; i++) {
+    const uint64_t checksum = random();
+    index.put(random() % kBlocksOfDisk, i * 4096, 4096, {&checksum, 1});
+  }
+  const size_t bytes = used() - before;
+  CAPTURE(bytes);
+  CHECK(bytes > kWritten * 24);
+  CHECK(bytes <= 16 << 20);
+}
+#endif
 
 TEST_CASE("redo index: zeroed ranges join, and one covers any disk") {
   RedoIndex index;

@@ -65,9 +65,8 @@ TEST_CASE("in flight (A8): pending requests reach both VMs, new ones only the on
 
 TEST_CASE("in flight (A8): a request goes to one disk to its end, however long it is") {
   Rig rig("soft");
-  const unsigned slow = rig.faults->close(Faults::kWrite, {BlkRequest::kSliceBytes, 512});
-  // The data of one request in slices of 256 KiB: one is written before the pause, one after it.
-  constexpr uint32_t kBytes = 2 * BlkRequest::kSliceBytes;
+  constexpr uint32_t kBytes = 512 << 10;
+  const unsigned slow = rig.faults->close(Faults::kWrite, {kBytes / 2, 512});
   std::memset(rig.driver->at(rig.driver->data(1)), 0x55, kBytes);
   rig.issue(1, BlkType::out, 0, kBytes);
   REQUIRE(rig.faults->awaitHeld(slow, 1, kPatience));

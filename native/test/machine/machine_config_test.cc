@@ -21,6 +21,7 @@ const Json kMachine = Json::parse(R"({
 const Json kSave = Json::parse(R"({
   "id": "1f", "directory": "/d", "codec": "zstd", "suspend": true, "drain": "in-flight",
   "base": {"id": "0e", "directory": "/b"}, "limitBytesPerSecond": 1000000, "oracle": true,
+  "holdLimitMs": 250,
   "redo": [{"disk": "vda", "path": "/r2"}]})");
 const Json kRestore = Json::parse(R"({
   "id": "1f", "deviceState": "{}", "lazy": false, "orderFile": "/o",
@@ -99,6 +100,7 @@ TEST_CASE("requests are read from JSON") {
   CHECK(save.suspend);
   CHECK(save.inFlight);
   CHECK(save.limitBytesPerSecond == 1'000'000);
+  CHECK(save.holdLimitMs == 250);
   CHECK(save.oracle);
   REQUIRE(save.redo.size() == 1);
   CHECK(save.redo[0].disk == "vda");
@@ -113,7 +115,7 @@ TEST_CASE("requests are read from JSON") {
 
 TEST_CASE("what has another shape is refused") {
   checkRejects(kMachine, parseMachineConfig, {"bytes", "parentIdentity", "fault"});
-  checkRejects(kSave, parseCheckpointRequest, {"base", "limitBytesPerSecond"});
+  checkRejects(kSave, parseCheckpointRequest, {"base", "limitBytesPerSecond", "holdLimitMs"});
   checkRejects(kRestore, parseRestoreRequest, {"orderFile", "limitBytesPerSecond"});
   Json layers = kMachine.at("disks").at(0);
   layers.erase("id");
@@ -137,7 +139,7 @@ TEST_CASE("what has another shape is refused") {
 TEST_CASE("the disks of a result are layers that can be opened again") {
   CheckpointResult result;
   result.pauseUs = 1500;
-  result.phasesUs = {1, 2, 3, 4};
+  result.phasesUs = {1, 2, 3, 4, 5};
   result.blocks = {5, 6, 7, 8, 9};
   result.incremental = true;
   result.segments = {"a.hot", "b.cold"};
@@ -155,7 +157,8 @@ TEST_CASE("the disks of a result are layers that can be opened again") {
 
   const Json json = Json::parse(toJson(result).dump());
   CHECK(json.at("pauseUs") == 1500);
-  CHECK(json.at("phasesUs") == Json{{"quiesce", 1}, {"arm", 2}, {"state", 3}, {"switch", 4}});
+  CHECK(json.at("phasesUs") ==
+        Json{{"quiesce", 1}, {"arm", 2}, {"state", 3}, {"switch", 4}, {"wait", 5}});
   CHECK(json.at("blocks") ==
         Json{{"vcpu", 5}, {"background", 6}, {"zero", 7}, {"parent", 8}, {"duplicate", 9}});
   CHECK(json.at("incremental") == true);

@@ -14,6 +14,7 @@
 #include "kernel_mappings.h"
 #include "memory/fault_thread.h"
 #include "memory/guest_mapping.h"
+#include "memory/memory_file.h"
 
 using namespace ckptfs;
 

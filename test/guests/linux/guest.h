@@ -19,5 +19,8 @@ int remountDisk(void);
 // The self-checking writer (writer.c): 0 when everything that it found was right.
 int runWriter(void);
 
+// The load of files that are synced and renamed (files.c): for ever, or 1 when it failed.
+int runFiles(void);
+
 // The memory workload of the benchmarks (memory.c): for ever, or 1 when it cannot start.
 int runMemory(void);

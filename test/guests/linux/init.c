@@ -3,6 +3,7 @@
 //
 //   poweroff  at once, before any module is loaded: the shortest boot
 //   writer    the self-checking writer of writer.c, with its options
+//   files     files that are synced and renamed for ever, of files.c
 //   memory    the memory workload of memory.c, without modules and disk
 //   idle      prints a line every second, for ever
 //   shell     busybox sh on the console (the default)
@@ -130,6 +131,7 @@ static int runMode(void) {
     say("no disk: %s", strerror(errno));
   }
   if (modeIs("writer")) return runWriter();
+  if (modeIs("files")) return runFiles();
   if (modeIs("idle")) idle();
   return shell();
 }

@@ -170,6 +170,8 @@ odd:
     csrr t2, sip
     csrw sip, x0
     EXPECT 53, t2, 2
+    csrr t2, scounteren             # user mode may read the counters from the start
+    EXPECT 57, t2, 7
     csrw scounteren, t1
     csrr t2, scounteren
     EXPECT 54, t2, 7

@@ -1,0 +1,199 @@
+/**
+ * The files that have come, or are coming, of checkpoints that are not published yet:
+ *
+ *   vms/<vm>/incoming/<id>-<bytes>        a link of what an earlier checkpoint has
+ *   vms/<vm>/incoming/<id>-<bytes>.part   as much as has come so far, from its start; all of it, maybe
+ *
+ * Names are contents (content.ts), so that what has come counts for whatever checkpoint it belongs to. A part may
+ * hold anything after a power cut: its checksum is taken over all of it, what was there before included, before it
+ * is used. It becomes durable with the checkpoint that is published with it.
+ *
+ * Owner: the holder of the VM's receive.lock.
+ */
+import { constants } from 'node:fs';
+import { type FileHandle, lstat, mkdir, open, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { attempt, namesIn } from '../checkpoint/files.js';
+import { CkptError, errnoOf, systemError } from '../errors.js';
+import { type Checksum, checksum } from '../native.js';
+import { violation } from './messages.js';
+import { sumPrefix } from './pump.js';
+
+const partSuffix = '.part';
+
+/** What is to come: its contents, its size, and how it is called for people. */
+export interface Expected {
+  id: string;
+  bytes: number;
+  path: string;
+}
+
+/** The directory of a VM for what has come. Only paths. */
+export class IncomingDirectory {
+  constructor(private readonly directory: string) {}
+
+  /** Makes it; refuses one that is a symbolic link, which would lead out of the store. */
+  async prepare(): Promise<void> {
+    await attempt(`cannot create ${this.directory}`, async () => {
+      await mkdir(this.directory, { mode: 0o700 }).catch((error: unknown) => {
+        if (errnoOf(error) !== 'EEXIST') throw error;
+      });
+      if ((await lstat(this.directory)).isDirectory()) return;
+      throw new CkptError('IO', `${this.directory} is not a directory; remove it`);
+    });
+  }
+
+  pathOf({ id, bytes }: Expected): string {
+    return join(this.directory, `${id}-${bytes}`);
+  }
+
+  partOf(expected: Expected): string {
+    return `${this.pathOf(expected)}${partSuffix}`;
+  }
+
+  /** How much of a file is here; 'whole' when an earlier checkpoint has it. */
+  async has(expected: Expected): Promise<'whole' | number> {
+    const size = async (path: string): Promise<number | undefined> => {
+      const stats = await lstat(path).catch(() => undefined);
+      return stats?.isFile() === true ? stats.size : undefined;
+    };
+    if ((await size(this.pathOf(expected))) === expected.bytes) return 'whole';
+    return Math.min((await size(this.partOf(expected))) ?? 0, expected.bytes);
+  }
+
+  /** Removes what is of none of these. */
+  async keepOnly(expected: readonly Expected[]): Promise<void> {
+    const known = new Set(
+      expected.flatMap((file) => [
+        `${file.id}-${file.bytes}`,
+        `${file.id}-${file.bytes}${partSuffix}`,
+      ]),
+    );
+    for (const name of (await namesIn(this.directory)).filter((found) => !known.has(found))) {
+      const path = join(this.directory, name);
+      await attempt(`cannot remove ${path}`, () => rm(path, { recursive: true, force: true }));
+    }
+  }
+
+  async remove(): Promise<void> {
+    await attempt(`cannot remove ${this.directory}`, () =>
+      rm(this.directory, { recursive: true, force: true }),
+    );
+  }
+}
+
+/** A file that is coming. Ends with finish() or leave(), on every path. */
+export class IncomingFile {
+  readonly sum: Checksum = checksum();
+  #position: number;
+
+  private constructor(
+    private readonly place: IncomingDirectory,
+    readonly expected: Expected,
+    private readonly file: FileHandle,
+    offset: number,
+  ) {
+    this.#position = offset;
+  }
+
+  /** Goes on at `offset`, with what is there before it. */
+  static async open(
+    place: IncomingDirectory,
+    expected: Expected,
+    offset: number,
+    signal?: AbortSignal,
+  ): Promise<IncomingFile> {
+    const path = place.partOf(expected);
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+    const file = await attempt(`cannot write ${path}`, () => open(path, flags, 0o600));
+    try {
+      const { size } = await file.stat();
+      if (offset > size) throw violation('a file goes on behind what is there of it');
+      // Not in vain: a file that was truncated is written back when it is closed, by ext4 for one.
+      if (offset < size) await file.truncate(offset);
+      const incoming = new IncomingFile(place, expected, file, offset);
+      await sumPrefix(file, offset, incoming.sum, signal);
+      return incoming;
+    } catch (error) {
+      await file.close();
+      throw systemError(error, `cannot write ${path}`);
+    }
+  }
+
+  /** The next bytes. USAGE when they are more than was announced; NO_SPACE, IO. */
+  async data(pieces: readonly Buffer[]): Promise<void> {
+    const bytes = pieces.reduce((sum, piece) => sum + piece.length, 0);
+    this.#refuseMore(bytes);
+    for (const piece of pieces) this.sum.update(piece);
+    await attempt(`cannot write ${this.place.partOf(this.expected)}`, async () => {
+      for (let rest = pieces; rest.length > 0;) {
+        const { bytesWritten } = await this.file.writev(rest, this.#position);
+        this.#position += bytesWritten;
+        rest = after(rest, bytesWritten);
+      }
+    });
+  }
+
+  /** So many zeros, which take no room. */
+  zeros(count: number): Promise<void> {
+    this.#refuseMore(count);
+    for (let left = count; left > 0; left -= zeroBytes.length) {
+      this.sum.update(zeroBytes.subarray(0, left));
+    }
+    this.#position += count;
+    return Promise.resolve();
+  }
+
+  /** All of it has come: checks it. DAMAGED when it is not what was sent. */
+  async finish(expectedSum: string): Promise<void> {
+    const { bytes, path } = this.expected;
+    try {
+      if (this.#position !== bytes) {
+        throw violation(`${path} ended after ${this.#position} of ${bytes} bytes`);
+      }
+      if (this.sum.digest() !== expectedSum) {
+        // What is wrong is in it or in what was there before: both go.
+        await this.discard();
+        throw new CkptError(
+          'DAMAGED',
+          `${path} has not arrived as it was sent (its checksum differs); run the same command again, it is sent anew`,
+          { file: path },
+        );
+      }
+      // Zeros at its end are there once it has its size.
+      if ((await this.file.stat()).size < bytes) await this.file.truncate(bytes);
+    } catch (error) {
+      throw systemError(error, `cannot write ${this.place.partOf(this.expected)}`);
+    } finally {
+      await this.leave();
+    }
+  }
+
+  /** What has come is not what it should be. */
+  async discard(): Promise<void> {
+    await attempt(`cannot write ${this.place.partOf(this.expected)}`, () => this.file.truncate(0));
+    this.#position = 0;
+  }
+
+  /** Keeps what has come so far. */
+  async leave(): Promise<void> {
+    await this.file.close();
+  }
+
+  #refuseMore(bytes: number): void {
+    if (this.#position + bytes <= this.expected.bytes) return;
+    throw violation(`${this.expected.path} is longer than was announced`);
+  }
+}
+
+const zeroBytes = Buffer.alloc(1 << 20);
+
+/** What is left of pieces when so many bytes of them have been written. */
+function after(pieces: readonly Buffer[], bytes: number): readonly Buffer[] {
+  let skip = bytes;
+  for (const [i, piece] of pieces.entries()) {
+    if (skip < piece.length) return [piece.subarray(skip), ...pieces.slice(i + 1)];
+    skip -= piece.length;
+  }
+  return [];
+}

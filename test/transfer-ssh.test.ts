@@ -1,0 +1,161 @@
+/**
+ * Two hosts (network namespaces with a link between them) and a real sshd: a Linux guest that checks itself is backed up
+ * while it runs, the link is cut amid a transfer and restored, the first host dies, and the guest goes on at the
+ * second one from the newest and from the oldest checkpoint, and back at the first one over ssh. It must end with
+ * the sum that it has when nothing interrupts it.
+ */
+import { type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFile, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import t, { type Test } from 'tap';
+import { listCheckpoints } from '../src/checkpoint/checkpoints.js';
+import { Store } from '../src/checkpoint/store.js';
+import { verifyCheckpoint } from '../src/checkpoint/verify.js';
+import { namesIn } from '../src/checkpoint/files.js';
+import { main } from './support/cli.js';
+import { linuxGuest, temporaryDirectory, until } from './support/guests.js';
+import { Hosts, noHosts } from './support/hosts.js';
+import { runLinux } from './support/shell.js';
+
+t.setTimeout(900_000);
+
+const mode = 'writer ckptfs.rounds=120 ckptfs.mib=12';
+const slowMbit = 40;
+
+interface Ended {
+  status: number | null;
+  stderr: string;
+  results: Record<string, unknown>[];
+}
+
+/** The commands of both hosts, each with a store of its own. */
+async function setup(t: Test) {
+  const hosts = await Hosts.make();
+  t.teardown(() => hosts.remove());
+  const { path, remove } = await temporaryDirectory();
+  t.teardown(remove);
+  const stores = { near: join(path, 'near'), far: join(path, 'far') };
+  const vms: ['near' | 'far', string][] = [];
+  const start = (host: 'near' | 'far', ...args: string[]): ChildProcess =>
+    hosts.spawn(host, process.execPath, [main, ...args, '--json', '--store', stores[host]]);
+  const ckptfs = async (host: 'near' | 'far', ...args: string[]): Promise<Ended> =>
+    endOf(start(host, ...args));
+  t.teardown(async () => {
+    for (const [host, vm] of vms) await ckptfs(host, 'stop', vm);
+  });
+  return { hosts, path, stores, vms, start, ckptfs };
+}
+
+async function endOf(child: ChildProcess): Promise<Ended> {
+  let [stdout, stderr] = ['', ''];
+  child.stdout?.setEncoding('utf8').on('data', (piece: string) => (stdout += piece));
+  child.stderr?.setEncoding('utf8').on('data', (piece: string) => (stderr += piece));
+  const [status] = (await once(child, 'close')) as [number | null];
+  const lines = stdout.split('\n').filter((line) => line !== '');
+  const objects = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  return { status, stderr, results: objects.filter(({ type }) => type !== 'status') };
+}
+
+/** What the guest prints at its end. */
+async function passed(store: string, vm: string): Promise<string> {
+  const log = (await Store.open(store)).consoleLog(vm);
+  let sum: string | undefined;
+  await until(`the end of ${vm}`, async () => {
+    const text = await readFile(log, 'latin1').catch(() => '');
+    const failure = /ckptfs-guest: FAIL[^\r\n]*/.exec(text);
+    if (failure) throw new Error(failure[0]);
+    sum = /ckptfs-guest: (PASS [^\r\n]+)\r?\n/.exec(text)?.[1];
+    return sum !== undefined;
+  });
+  return sum ?? '';
+}
+
+t.test('backup, cut, recovery', { skip: noHosts() }, async (t) => {
+  const { hosts, path, stores, vms, start, ckptfs } = await setup(t);
+  const boot = async (vm: string): Promise<{ disk: string; pid: number }> => {
+    const disk = join(path, `${vm}.img`);
+    await copyFile(linuxGuest.disk, disk);
+    const words = [...(await runLinux(mode)), '--name', vm, '--disk', disk, '--detach'];
+    const { results } = await ckptfs('near', ...words);
+    t.match(results, [{ vm, pid: Number, state: 'running' }]);
+    vms.push(['near', vm]);
+    return { disk, pid: Number(results[0]?.pid) };
+  };
+  await boot('straight');
+  const expected = await passed(stores.near, 'straight');
+  t.match(expected, /^PASS rounds=120 journal=\d+ sum=[0-9a-f]{16}$/);
+
+  const dest = hosts.url(join(stores.far));
+  const { disk, pid } = await boot('web');
+  const log = (await Store.open(stores.near)).consoleLog('web');
+  const round = (number: number) =>
+    until(`round ${number}`, async () =>
+      (await readFile(log, 'latin1')).includes(`round ${number} `),
+    );
+  await round(2);
+  t.match(await ckptfs('near', 'doctor', dest, '-q'), { status: 0 });
+  const backup = (...more: string[]) => ['backup', 'web', '--to', dest, ...more];
+  const whole = await ckptfs('near', ...backup('--name', 'one'));
+  t.match(whole, { status: 0, results: [{ state: 'sent', vm: 'web', name: 'one' }] }, whole.stderr);
+
+  // The link is cut amid the next one.
+  await round(4);
+  await hosts.limit(slowMbit);
+  const cut = start('near', ...backup('--name', 'two', '--full'));
+  const cutEnd = endOf(cut);
+  const far = await Store.open(stores.far);
+  await until('something of it', async () => {
+    const names = await namesIn(far.incomingDirectory('web'));
+    return names.some((name) => name.endsWith('.part'));
+  });
+  await hosts.link('down');
+  t.match(await cutEnd, { status: 1, results: [{ type: 'error', code: 'IO', message: String }] });
+  t.match(
+    (await listCheckpoints(far, 'web')).map(({ name }) => name),
+    ['one'],
+    'not published',
+  );
+  await hosts.link('up');
+  await hosts.unlimit();
+  const rest = await ckptfs('near', ...backup('--checkpoint', 'two'));
+  t.match(rest, { status: 0, results: [{ state: 'sent', name: 'two' }] }, rest.stderr);
+  t.ok(
+    Number(rest.results[0]?.presentBytes) > 0,
+    `${Number(rest.results[0]?.presentBytes)} bytes were there`,
+  );
+
+  await round(6);
+  const third = await ckptfs('near', ...backup('--name', 'three'));
+  t.match(third, { status: 0, results: [{ state: 'sent', name: 'three', pauseUs: Number }] });
+  for (const entry of await listCheckpoints(far, 'web')) {
+    t.same(await verifyCheckpoint(entry.directory), [], `${entry.name} is whole`);
+  }
+
+  // The first host dies with all that it has.
+  process.kill(pid, 'SIGKILL');
+  for (const gone of [disk, `${path}/near`]) await rm(gone, { recursive: true, force: true });
+
+  const proof = await ckptfs('far', 'recover', stores.far, '--test', '--all', '--expect', 'round');
+  t.match(proof, { status: 0, results: [{ ok: true }, { ok: true }, { ok: true }] }, proof.stderr);
+  stores.far = join(path, 'far-local');
+  for (const [name, vm] of [
+    ['web@latest', 'newest'],
+    ['web@one', 'oldest'],
+  ] as const) {
+    const words = ['recover', far.root, name, '--name', vm, '--detach'];
+    const done = await ckptfs('far', ...words);
+    t.match(done, { status: 0, results: [{ vm, state: 'running' }] }, done.stderr);
+    vms.push(['far', vm]);
+    t.equal(await passed(stores.far, vm), expected, `${name} ends as if nothing had happened`);
+  }
+  // Back at the first host, which has nothing left.
+  const back = await ckptfs('near', 'recover', dest, 'web@two', '--detach');
+  t.match(back, { status: 0, results: [{ vm: 'web', state: 'running' }] }, back.stderr);
+  vms.push(['near', 'web']);
+  t.equal(await passed(stores.near, 'web'), expected);
+  t.match(await ckptfs('near', 'recover', dest, 'web@two', '--detach'), {
+    status: 1,
+    results: [{ code: 'EXISTS', message: /--replace/ }],
+  });
+});

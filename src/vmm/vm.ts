@@ -292,6 +292,11 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     });
   }
 
+  /** Resolves when no checkpoint is being saved: one whose pause is over does not need the guest any more. */
+  saved(): Promise<void> {
+    return this.#saves.settled();
+  }
+
   /** Commits the redo logs of a disk into its parent while the guest goes on. BUSY during a checkpoint. */
   commitDisk(
     id: string,

@@ -36,10 +36,12 @@ import type {
   VerifiedSegments,
   WritableSource,
 } from './native/values.js';
+import { Arrivals } from './native/arrivals.js';
 import { call, callAsync, runTask } from './native/calls.js';
 import type { RawFuseSessionClass } from './native/fuse.js';
 import type { Addon, Checksum, FileLock, RawMachine, RawSource } from './native/raw.js';
 
+export { Arrivals, arrivalPieceBytes } from './native/arrivals.js';
 export * from './native/fuse.js';
 export type { Checksum, FileLock } from './native/raw.js';
 export * from './native/values.js';
@@ -410,6 +412,16 @@ export function setModified(path: string, mtimeNs: string): void {
 /** A checksum to be fed in pieces: XXH3-64, the one of all formats. */
 export function checksum(): Checksum {
   return addon().checksum();
+}
+
+/** Files that arrive while they are read; `onWanted` is called when readers have begun to wait. */
+export function arrivals(onWanted: () => void): Arrivals {
+  return new Arrivals(call(() => addon().arrivals(onWanted)));
+}
+
+/** Makes a range of a file a hole, which reads as zeros; false where that cannot be. */
+export function punchHole(fd: number, offset: number, bytes: number): boolean {
+  return call(() => addon().punchHole(fd, offset, bytes));
 }
 
 /** Takes the advisory lock on a file (made if missing); undefined when another process holds it. */

@@ -88,6 +88,18 @@ export interface Addon {
   setModified(path: string, mtimeNs: string): void;
   lockFile(path: string): FileLock | undefined;
   checksum(): Checksum;
+  arrivals(onWanted: () => void): RawArrivals;
+  punchHole(fd: number, offset: number, bytes: number): boolean;
+}
+
+/** Files that arrive, by the number that add() gives. */
+export interface RawArrivals {
+  add(fd: number, mtimeNs: string): number;
+  /** JSON of [file, offset, bytes, urgent] each. */
+  wanted(): string;
+  arrived(file: number, offset: number, bytes: number): void;
+  fail(): void;
+  close(): void;
 }
 
 /** XXH3-64 of bytes that come in pieces, in 16 hexadecimal digits. */

@@ -27,6 +27,7 @@ import {
   type RestoreProgress,
   type TaskHooks,
 } from '../native.js';
+import { type Arriving, VmArrival } from './arriving.js';
 import { type BootPlan, loadGuest, planBoot } from './boot.js';
 import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
 import { checkDisks, completeConfig, storedConfig } from './config.js';
@@ -65,6 +66,8 @@ export interface RestoreOptions {
   lazy: boolean;
   /** Limit on what is loaded in the background. */
   limitBytesPerSecond?: number | undefined;
+  /** What brings the checkpoint, of which not all is there yet. */
+  arriving?: Arriving | undefined;
 }
 
 interface VmEvents {
@@ -96,6 +99,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #suspended: { id: string; name: string } | undefined;
   #restore: { id: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
+  #arrival: VmArrival | undefined;
   /** Where this process serves its mount, for status; set by whoever mounts. */
   mountpoint: string | undefined;
 
@@ -186,7 +190,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const claim = inPlace ? claimExisting(store, name) : await claimNew(store, name);
     return releasingOnFailure(store, name, claim, async () => {
       await cleanUnpublished(store, name);
-      const disks = await restoreDisks(store, config, checkpoint);
+      const disks = await restoreDisks(store, config, checkpoint, options);
       let vm: Vm | undefined;
       try {
         vm = new Vm(store, config, claim, disks);
@@ -205,6 +209,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
             : { limitBytesPerSecond: options.limitBytesPerSecond }),
         };
         await vm.#machine.restore(request, await image);
+        if (options.arriving) return vm.#arrive(options.arriving);
         await store.writeConfig(name, config);
         vm.#settled = keepRestoredDisks(store, name);
         vm.#settled.catch((error: unknown) => debug('%s: %o', name, error)); // the next start does it
@@ -292,6 +297,11 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     });
   }
 
+  /** Resolves when all of the checkpoint that it goes on from is in the store, or never will be. */
+  arrived(): Promise<void> {
+    return this.#arrival?.settled() ?? Promise.resolve();
+  }
+
   /** Commits the redo logs of a disk into its parent while the guest goes on. BUSY during a checkpoint. */
   commitDisk(
     id: string,
@@ -346,6 +356,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** After a failed read of the restore's source has been mended: the guest goes on. */
   retryRestore(): void {
+    if (this.#arrival?.retry() === true && this.#machine.status().state !== 'failed') return;
     this.#machine.retryRestore();
   }
 
@@ -367,6 +378,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const progress = this.#machine.saveProgress();
     const { current: save, lastError } = this.#saves;
     const restore = this.restoreProgress();
+    const arriving = this.#arrival?.status();
     return {
       vm: this.name,
       state: machine.state === 'created' ? 'starting' : machine.state,
@@ -387,6 +399,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       ...(this.#exit ? { exit: this.#exit } : {}),
       ...(save && progress ? { save: { ...progress, id: save.id, name: save.name } } : {}),
       ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
+      ...(arriving ? { arriving } : {}),
       ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
     };
   }
@@ -412,10 +425,27 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await scheduled;
     await this.#upkeep.stop();
     await this.#writeStatus('ended');
+    this.#arrival?.fail();
     await this.#machine.close();
+    await this.#arrival?.end();
     await this.#settled.catch(() => undefined); // logged already
     await this.#consoleLog.end();
     this.#server?.close();
+  }
+
+  #arrive(arriving: Arriving): this {
+    const arrival = new VmArrival(arriving, {
+      ...{ store: this.#store, config: this.#config },
+      isLoaded: () => this.#machine.restoreProgress()?.done === true,
+      onWhole: () => void this.#writeStatus(),
+      onBroken: (error) => {
+        this.emit('error', error);
+        void this.stop();
+      },
+    });
+    this.#arrival = arrival;
+    this.#saves.obstacle = () => arrival.obstacle();
+    return this;
   }
 
   #refuseSuspending(): void {
@@ -449,6 +479,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         break;
       case 'error':
         debug('machine: %s', event.message);
+        if (this.#closed) break; // it comes of being closed
         this.emit(
           'error',
           new CkptError(

@@ -183,7 +183,7 @@ t.test('a connection that is cut: the guest waits, goes on, and ends right', asy
   await arriving.whole;
   t.same(await verifyCheckpoint((await findCheckpoint(near, 'web@one')).directory), []);
   t.equal(news.filter((text) => text === 'the checkpoint comes again').length, 5);
-  t.equal(news.filter((text) => /does not come: the connection was lost/.test(text)).length, 5);
+  t.equal(news.filter((text) => text.includes('does not come: the connection was lost')).length, 5);
   t.notMatch(recovered.text, /I\/O error/);
 });
 

@@ -69,7 +69,7 @@ t.test('backup, doctor and recover', async (t) => {
   });
   await ckptfs('backup', 'a', '--to', beside('dir'), '--name', 'z', '--full');
   const dir = (await Store.open(beside('dir'))).checkpointDirectory('a', 'z');
-  const [segment = ''] = (await readdir(dir)).filter((name) => name.endsWith('.hot'));
+  const [segment = ''] = (await readdir(dir)).filter((name) => name.endsWith('.cold'));
   const file = await open(join(dir, segment), 'r+');
   await file.write(Buffer.alloc(65536, 0xa5), 0, 65536, 8192);
   await file.close();

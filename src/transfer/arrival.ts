@@ -36,6 +36,8 @@ const debug = createDebug('ckptfs:transfer');
 /** What is asked for at once, whoever waits for it. */
 const mostUnderWayBytes = 16 << 20;
 const noteMs = 5000;
+/** What is kept of each piece must fit into memory: some 50 MiB for so much. */
+const mostBytes = 2 ** 44;
 const retryMs = { first: 500, most: 30_000 };
 /** What is not better the next time: it waits for retry(). */
 const lasting = ['USAGE', 'UNSUPPORTED', 'NOT_FOUND', 'DAMAGED'];
@@ -129,6 +131,7 @@ export class Arrival implements Arriving {
         await link.end();
         return undefined;
       }
+      refuseLarge(reception);
       for (const index of inOrder(reception)) {
         files.push({ index, there: index, sparse: await reception.sparse(index), isProven: false });
       }
@@ -421,6 +424,16 @@ export class Arrival implements Arriving {
 
 function isSmall(path: string): boolean {
   return path === memoryMapFile || path === deviceStateFile;
+}
+
+function refuseLarge({ manifest, wanted }: Pick<Reception, 'manifest' | 'wanted'>): void {
+  const bytes = wanted.reduce((sum, { index }) => sum + (manifest.files[index]?.bytes ?? 0), 0);
+  if (bytes <= mostBytes) return;
+  throw new CkptError(
+    'UNSUPPORTED',
+    `the checkpoint has ${bytes} bytes, too many to run from before they have come; give --eager`,
+    { bytes },
+  );
 }
 
 /** The wanted files, in the order in which they had best come. */

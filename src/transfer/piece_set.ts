@@ -9,8 +9,9 @@ export class PieceSet {
     bits?: Uint8Array,
   ) {
     this.bits = new Uint8Array(Math.ceil(size / 8));
-    for (let piece = 0; bits !== undefined && piece < size; piece++) {
-      if (isSet(bits, piece)) this.add(piece);
+    if (bits === undefined) return;
+    for (let piece = nextSet(bits, 0, size); piece < size; piece = nextSet(bits, piece + 1, size)) {
+      this.add(piece);
     }
   }
 
@@ -49,11 +50,11 @@ export class PieceSet {
 
   /** The runs of those that are in it. */
   *runs(): Generator<{ first: number; end: number }> {
-    for (let first = 0; first < this.size; first++) {
-      if (!this.has(first)) continue;
-      const end = this.nextAbsent(first);
+    for (let end = 0; ;) {
+      const first = nextSet(this.bits, end, this.size);
+      if (first === this.size) return;
+      end = this.nextAbsent(first);
       yield { first, end };
-      first = end;
     }
   }
   #flip(piece: number): void {
@@ -63,4 +64,15 @@ export class PieceSet {
 
 function isSet(bits: Uint8Array, piece: number): boolean {
   return ((bits[piece >> 3] ?? 0) & (1 << (piece & 7))) !== 0;
+}
+
+/** The first from `from` on that is set; `size` when there is none. */
+function nextSet(bits: Uint8Array, from: number, size: number): number {
+  let piece = from;
+  while (piece < size) {
+    if ((piece & 7) === 0 && bits[piece >> 3] === 0) piece += 8;
+    else if (isSet(bits, piece)) return piece;
+    else piece++;
+  }
+  return size;
 }

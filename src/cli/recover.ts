@@ -30,7 +30,7 @@ export function registerRecover(program: Command): void {
     .option('--name <name>', 'name of the VM (default: the one the checkpoint was taken of)')
     .option('--replace', 'in the place of a VM of that name here, whose disks are lost')
     .option('--lazy', 'the guest runs before its memory is loaded (the default)')
-    .option('--eager', 'all memory is loaded first')
+    .option('--eager', 'all memory is loaded first; over ssh, all is copied first')
     .option('--limit <rate>', 'load no more than that a second in the background', parseRate)
     .option('--mount <dir>', 'serve the VM as files there while it runs')
     .option('--mount-options <list>', 'as -o of ckptfs mount: rw, say')
@@ -49,6 +49,7 @@ export function registerRecover(program: Command): void {
     .addHelpText(
       'after',
       '\nThe VM lives in the local store from then on: its redo logs and new checkpoints are here.' +
+        '\nOver ssh it runs before its checkpoint has been copied; "ckptfs info" shows how much has come.' +
         '\nWith --test: exit code 0 when all are proven, 3 when some are, 1 when none is.',
     );
   addSshOptions(command).action(withContext(recover));

@@ -110,6 +110,7 @@ t.test('a hostile far end is refused, and nothing of it published', async (t) =>
     try {
       const noWay = (): Promise<FarLink> => Promise.reject(new CkptError('UNSUPPORTED', 'no way'));
       const arrival = await Arrival.begin(await openedAt(of, answer), noWay, near, of);
+      arrival?.runs();
       arrival?.mayPublish();
       const deadline = setTimeout(20_000, 'deadline', { ref: false });
       const over = new AbortController();

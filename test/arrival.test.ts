@@ -101,6 +101,7 @@ t.test('what is waited for comes before what nobody waits for', async (t) => {
   // Soon nothing comes: what is under way then is all that can be before a wish.
   end.limit(2 * mib);
   const { vm, arriving } = await recover(t, near, end);
+  await vm.start();
   await until('nothing comes', () => end.bytes >= 2 * mib);
   const files = source.manifest?.files ?? [];
   const parent = files.findIndex(({ path }) => path.endsWith('.raw'));
@@ -122,7 +123,6 @@ t.test('what is waited for comes before what nobody waits for', async (t) => {
   await read;
   const original = await readFile(join(source.directory, files[parent]?.path ?? ''));
   t.same(sector, original.subarray(at, at + 512));
-  await vm.start();
   await goesOn(vm);
   await arriving.whole;
   const twice = new Map<string, number>();

@@ -79,8 +79,10 @@ export class Arrival implements Arriving {
   #link: FarLink | undefined;
   #underWayBytes = 0;
   #error: string | undefined;
-  /** While the VM does not run yet a failure ends it. */
+  /** While the checkpoint cannot be opened yet a failure ends it. */
   #isOpening = true;
+  /** Until the guest runs nothing comes that nobody waits for. */
+  #isRunning = false;
   #wake: () => void = () => {};
   #allow: () => void = () => {};
   readonly #allowed: Promise<void>;
@@ -166,6 +168,11 @@ export class Arrival implements Arriving {
     };
   }
 
+  runs(): void {
+    this.#isRunning = true;
+    this.#fill();
+  }
+
   mayPublish(): void {
     this.#allow();
   }
@@ -203,7 +210,6 @@ export class Arrival implements Arriving {
     this.directory = await this.reception.openedDirectory();
     await openDisksLikeRestore(this.directory);
     this.#isOpening = false;
-    this.#fill();
   }
 
   /** The small files as a whole; of segments and redo logs both ends. Parents are read by the guest alone. */
@@ -240,7 +246,7 @@ export class Arrival implements Arriving {
     const link = this.#link;
     if (!link || this.#ending.signal.aborted) return;
     while (this.#underWayBytes < mostUnderWayBytes) {
-      const ask = this.#order.next(!this.#isOpening && this.#underWayBytes < this.#window.bytes);
+      const ask = this.#order.next(this.#isRunning && this.#underWayBytes < this.#window.bytes);
       if (!ask) break;
       this.#ask(link, ask);
     }

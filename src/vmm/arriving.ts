@@ -10,15 +10,19 @@ import { setTimeout } from 'node:timers/promises';
 import createDebug from 'debug';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, toCkptError } from '../errors.js';
+import type { RestoreProgress } from '../native.js';
 import type { ArrivingStatus, VmConfig } from '../types.js';
 import { keepRestoredDisks, returnReplacedDisks, settleArrivedDisks } from './disks.js';
 
 const debug = createDebug('ckptfs:vm');
-const pollMs = 100;
+const startPollMs = 5;
+const loadPollMs = 100;
 
 /** A checkpoint that is coming, as its VM needs it. */
 export interface Arriving {
   status(): ArrivingStatus;
+  /** The guest runs: now also what nobody waits for may come. */
+  runs(): void;
   /** All that the guest had in memory has been read, and was whole: it may be published. */
   mayPublish(): void;
   /** Resolves when the checkpoint is published here, durably. DAMAGED: it is not what was sent; CANCELLED after end(). */
@@ -34,8 +38,8 @@ export interface Arriving {
 interface ArrivingVm {
   store: Store;
   config: VmConfig;
-  /** Whether all of memory is loaded. */
-  isLoaded(): boolean;
+  /** Of the memory that it goes on from. */
+  progress(): RestoreProgress | undefined;
   /** All has come: it is a VM like any other. */
   onWhole(): void;
   /** What it ran from is not what was sent: it must not go on. */
@@ -97,7 +101,7 @@ export class VmArrival {
 
   async #follow(): Promise<void> {
     const { store, config } = this.vm;
-    void this.#awaitLoaded();
+    void this.#watch();
     await this.arriving.whole;
     await settleArrivedDisks(store, config.name);
     await store.writeConfig(config.name, config);
@@ -106,10 +110,21 @@ export class VmArrival {
     this.vm.onWhole();
   }
 
-  async #awaitLoaded(): Promise<void> {
-    while (!this.#isEnding && !this.vm.isLoaded()) {
-      await setTimeout(pollMs, undefined, { ref: false });
+  async #watch(): Promise<void> {
+    const holds = async (
+      ms: number,
+      what: (progress: RestoreProgress) => boolean,
+    ): Promise<boolean> => {
+      for (;;) {
+        if (this.#isEnding) return false;
+        const progress = this.vm.progress();
+        if (progress && what(progress)) return true;
+        await setTimeout(ms, undefined, { ref: false });
+      }
+    };
+    if (await holds(startPollMs, ({ firstInstructionUs }) => firstInstructionUs > 0)) {
+      this.arriving.runs();
     }
-    if (!this.#isEnding) this.arriving.mayPublish();
+    if (await holds(loadPollMs, ({ done }) => done)) this.arriving.mayPublish();
   }
 }

@@ -436,7 +436,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #arrive(arriving: Arriving): this {
     const arrival = new VmArrival(arriving, {
       ...{ store: this.#store, config: this.#config },
-      isLoaded: () => this.#machine.restoreProgress()?.done === true,
+      progress: () => this.#machine.restoreProgress(),
       onWhole: () => void this.#writeStatus(),
       onBroken: (error) => {
         this.emit('error', error);

@@ -88,7 +88,11 @@ export interface VmStatus {
   /** The save under way. */
   save?: SaveProgress & { id: string; name: string };
   /** The restore that this VM came from, done or not. */
-  restore?: RestoreProgress & { id: string };
+  restore?: RestoreProgress & {
+    id: string;
+    /** The call that its times count from. */
+    begunAt: string;
+  };
   /** What has come of the checkpoint that the VM goes on from, until all of it is in the store. */
   arriving?: ArrivingStatus;
   mount?: string;

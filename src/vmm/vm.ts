@@ -97,7 +97,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #settled: Promise<void> = Promise.resolve();
   #paused = false;
   #suspended: { id: string; name: string } | undefined;
-  #restore: { id: string; preparedUs: number } | undefined;
+  #restore: { id: string; begunAt: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
   #arrival: VmArrival | undefined;
   /** Where this process serves its mount, for status; set by whoever mounts. */
@@ -178,7 +178,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     entry: Pick<CheckpointEntry, 'directory'> & Partial<CheckpointEntry>,
     options: RestoreOptions,
   ): Promise<Vm> {
-    const begun = process.hrtime.bigint();
+    const [begun, begunAt] = [process.hrtime.bigint(), new Date().toISOString()];
     // Takes the longest, so it goes on beside the rest.
     const image = openRestoreImage(entry.directory);
     image.catch(() => undefined);
@@ -195,7 +195,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       try {
         vm = new Vm(store, config, claim, disks);
         vm.#restore = {
-          id: manifest.id,
+          ...{ id: manifest.id, begunAt },
           preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
         };
         if (entry.vm !== undefined) await makePrivateDirectory(store.ordersDirectory(entry.vm));
@@ -379,6 +379,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const { current: save, lastError } = this.#saves;
     const restore = this.restoreProgress();
     const arriving = this.#arrival?.status();
+    const { id, begunAt } = this.#restore ?? { id: '', begunAt: '' };
     return {
       vm: this.name,
       state: machine.state === 'created' ? 'starting' : machine.state,
@@ -398,7 +399,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       ...(machine.error === undefined ? {} : { error: machine.error }),
       ...(this.#exit ? { exit: this.#exit } : {}),
       ...(save && progress ? { save: { ...progress, id: save.id, name: save.name } } : {}),
-      ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
+      ...(restore ? { restore: { ...restore, id, begunAt } } : {}),
       ...(arriving ? { arriving } : {}),
       ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
     };

@@ -4,6 +4,7 @@
  */
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { listAllCheckpoints } from '../src/checkpoint/checkpoints.js';
@@ -13,7 +14,7 @@ import { checksum } from '../src/native.js';
 import { Arrival, type FarLink } from '../src/transfer/arrival.js';
 import { Connection } from '../src/transfer/connection.js';
 import { FarCheckpoint } from '../src/transfer/far_checkpoint.js';
-import type { FrameWriter } from '../src/transfer/frames.js';
+import { FrameWriter } from '../src/transfer/frames.js';
 import type { Message, MessageOf } from '../src/transfer/messages.js';
 import { offerOf, pack } from '../src/transfer/parcel.js';
 import { temporaryStore } from './support/guests.js';
@@ -84,6 +85,24 @@ t.test('a hostile reader gets nothing but what it may read', async (t) => {
   connection.close();
   t.equal(await ended, undefined);
   t.same(await pictureOf(beside), before);
+});
+
+t.test('a side that speaks only version 1 is refused, by either side', async (t) => {
+  const { far } = await setup(t);
+  const { toReceiver, fromReceiver, ended } = receiver(far);
+  const told: string[] = [];
+  fromReceiver.setEncoding('latin1').on('data', (piece: string) => told.push(piece));
+  const writer = new FrameWriter(toReceiver);
+  await writer.raw('CKPTXFER');
+  await writer.control({ type: 'hello', protocol: 1, program: 'ckptfs' });
+  t.match(await ended, { code: 'UNSUPPORTED', message: /speaks version 1 / });
+  t.match(told.join(''), /"type":"error","code":"UNSUPPORTED"/);
+
+  const [toFar, fromFar] = [new PassThrough(), new PassThrough()];
+  const old = new FrameWriter(fromFar);
+  await old.raw('CKPTXFER');
+  await old.control({ type: 'hello', protocol: 1, program: 'ckptfs', store: '/', freeBytes: 1 });
+  await t.rejects(new Connection(fromFar, toFar).greet(), { code: 'UNSUPPORTED' });
 });
 
 t.test('a hostile far end is refused, and nothing of it published', async (t) => {

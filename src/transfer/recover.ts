@@ -56,6 +56,9 @@ export async function bringLazily(
   { signal, ...hooks }: ArrivalHooks & { signal?: AbortSignal } = {},
 ): Promise<Brought> {
   const target = await SshTarget.open(destination, options, signal, dialled);
+  // What waits for the far end then fails.
+  const hangUp = (): void => void target[Symbol.asyncDispose]();
+  signal?.addEventListener('abort', hangUp);
   try {
     const { vm, name } = await find(target, reference);
     const local = await into({ vm, name });
@@ -68,7 +71,9 @@ export async function bringLazily(
     return { vm, name, directory };
   } catch (error) {
     await target[Symbol.asyncDispose]();
-    throw error;
+    throw signal?.aborted ? new CkptError('CANCELLED', 'the recovery was cancelled') : error;
+  } finally {
+    signal?.removeEventListener('abort', hangUp);
   }
 }
 

@@ -389,6 +389,23 @@ export function fileIdentity(path: string): FileIdentity {
   return JSON.parse(call(() => addon().fileIdentity(path))) as FileIdentity;
 }
 
+/** The beginning and the end of a small file as one text, or all of it when it is no longer than both. */
+export interface FileEnds {
+  text: string;
+  modifiedAt: Date;
+}
+
+/** Reads the first `head` and the last `tail` bytes of many files; undefined where there is none. IO. */
+export async function readFileEnds(
+  paths: readonly string[],
+  { head, tail }: { head: number; tail: number },
+): Promise<(FileEnds | undefined)[]> {
+  const all = await callAsync(() => addon().readFileEnds(paths, head, tail));
+  return all.map((ends) =>
+    ends === null ? undefined : { text: ends[0], modifiedAt: new Date(ends[1]) },
+  );
+}
+
 /**
  * Copies a file of `bytes` by the kernel, from `from` on, to one that is made if it is not there; holes stay holes.
  * Neither may be a symbolic link. Not durable yet. NOT_FOUND, NO_SPACE, IO, CANCELLED.

@@ -80,7 +80,7 @@ t.test('it runs before all has come, and ends as the checkpoint that it is', asy
 
   end.limit(Infinity);
   await arriving.whole;
-  await vm.arrived();
+  await vm.saved();
   t.equal(vm.status().arriving, undefined);
   const entry = await findCheckpoint(near, 'web@one');
   t.same(await verifyCheckpoint(entry.directory), []);
@@ -266,7 +266,7 @@ t.test('under another name, and in the place of another VM', async (t) => {
   const { vm: renamed, arriving } = await recover(t, near, end, 'web2');
   await renamed.start();
   await arriving.whole;
-  await renamed.arrived();
+  await renamed.saved();
   await goesOn(renamed);
   t.match(JSON.parse(await readFile(near.configFile('web2'), 'utf8')), { name: 'web2' });
   t.same(await pictureOf(join(near.vmDirectory('web'), 'disks')), before);

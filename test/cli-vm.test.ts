@@ -5,8 +5,10 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
 import { listCheckpointNames } from '../src/checkpoint/checkpoints.js';
+import { VmClient } from '../src/vmm/client.js';
 import { endless, main, run, start, withStore } from './support/cli.js';
 import { until } from './support/guests.js';
+import { GuestShell } from './support/shell.js';
 
 t.setTimeout(300_000);
 
@@ -177,4 +179,21 @@ t.test('the console passes input and output, and leaves the guest running', asyn
   await ckptfs('stop', 'w');
   t.equal((await again.finished).status, 0, 'the end of the VM ends the console');
   t.match(await readFile(store.consoleLog('w'), 'utf8'), /random-writer/);
+});
+
+t.test('a guest that ends leaves the checkpoint that was taken of it before', async (t) => {
+  const { store, ckptfs } = await withStore(t);
+  const shell = await GuestShell.boot(store, '--name', 'w');
+  const ended = once(shell.child, 'close');
+  const client = await VmClient.connect('w', store.controlSocket('w'));
+  // Slow enough for the guest to end meanwhile.
+  const saved = client.checkpoint({ name: 'last', wait: true, limitBytesPerSecond: 2 ** 21 });
+  saved.catch(() => undefined); // met below
+  await until('the pause', async () => Boolean((await client.status()).save?.id));
+  shell.child.stdin?.write('poweroff -f\n');
+  await until('the end of the guest', async () => (await client.status()).exit !== undefined);
+  t.same(await listCheckpointNames(store, 'w'), [], 'it is still being saved');
+  t.match(await saved, { name: 'last', state: 'published' });
+  await ended;
+  t.match(await ckptfs('verify', 'w@last'), { status: 0, stdout: 'w@last: whole\n' });
 });

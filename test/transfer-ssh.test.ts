@@ -1,6 +1,6 @@
 /**
  * Two hosts (network namespaces with a link between them) and a real sshd: a Linux guest that checks itself is backed up
- * while it runs, the link is cut amid a transfer and restored, the first host dies, and the guest goes on at the
+ * or protected while it runs, the link is cut amid a transfer and restored, the first host dies, and the guest goes on at the
  * second one from the newest and from the oldest checkpoint, and back at the first one over ssh, before its checkpoint has
  * come. It must end with the sum that it has when nothing interrupts it.
  */
@@ -14,14 +14,14 @@ import { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { namesIn, pathExists } from '../src/checkpoint/files.js';
 import type { ArrivingStatus } from '../src/types.js';
-import { main } from './support/cli.js';
-import { linuxGuest, temporaryDirectory, until } from './support/guests.js';
+import { main, start as startHere } from './support/cli.js';
+import { linuxGuest, temporaryDirectory, temporaryStore, until } from './support/guests.js';
 import { Hosts, noHosts } from './support/hosts.js';
 import { runLinux } from './support/shell.js';
 
 t.setTimeout(900_000);
 
-const mode = 'writer ckptfs.rounds=120 ckptfs.mib=12';
+const mode = 'writer ckptfs.rounds=200 ckptfs.mib=12';
 const slowMbit = 40;
 
 interface Ended {
@@ -45,7 +45,46 @@ async function setup(t: Test) {
   t.teardown(async () => {
     for (const [host, vm] of vms) await ckptfs(host, 'stop', vm);
   });
-  return { hosts, path, stores, vms, start, ckptfs };
+  const boot = async (vm: string): Promise<{ disk: string; pid: number }> => {
+    const disk = join(path, `${vm}.img`);
+    await copyFile(linuxGuest.disk, disk);
+    const words = [...(await runLinux(mode)), '--name', vm, '--disk', disk, '--detach'];
+    const { results } = await ckptfs('near', ...words);
+    t.match(results, [{ vm, pid: Number, state: 'running' }]);
+    vms.push(['near', vm]);
+    return { disk, pid: Number(results[0]?.pid) };
+  };
+  const round = async (vm: string, number: number): Promise<void> => {
+    const log = (await Store.open(stores.near)).consoleLog(vm);
+    await until(`round ${number}`, async () =>
+      (await readFile(log, 'latin1')).includes(`round ${number} `),
+    );
+  };
+  /** Something of a checkpoint lies at the far host that is not there yet. */
+  const coming = (far: Store, vm: string): Promise<void> =>
+    until('something of it', async () => {
+      const names = await namesIn(far.incomingDirectory(vm));
+      return names.some((name) => name.endsWith('.part'));
+    });
+  return { hosts, path, stores, vms, start, ckptfs, boot, round, coming };
+}
+
+let undisturbed: Promise<string> | undefined;
+
+/** What the guest prints at its end when nothing interrupts it; found out once. */
+function undisturbedEnd(): Promise<string> {
+  return (undisturbed ??= (async () => {
+    const { store, remove } = await temporaryStore();
+    try {
+      const disk = join(store.root, '..', 'disk.img');
+      await copyFile(linuxGuest.disk, disk);
+      const { stdout } = await startHere(store, [...(await runLinux(mode)), '--disk', disk])
+        .finished;
+      return /ckptfs-guest: (PASS [^\r\n]+)\r?\n/.exec(stdout)?.[1] ?? stdout.slice(-400);
+    } finally {
+      await remove();
+    }
+  })());
 }
 
 async function endOf(child: ChildProcess): Promise<Ended> {
@@ -73,44 +112,28 @@ async function passed(store: string, vm: string): Promise<string> {
 }
 
 t.test('backup, cut, recovery', { skip: noHosts() }, async (t) => {
-  const { hosts, path, stores, vms, start, ckptfs } = await setup(t);
-  const boot = async (vm: string): Promise<{ disk: string; pid: number }> => {
-    const disk = join(path, `${vm}.img`);
-    await copyFile(linuxGuest.disk, disk);
-    const words = [...(await runLinux(mode)), '--name', vm, '--disk', disk, '--detach'];
-    const { results } = await ckptfs('near', ...words);
-    t.match(results, [{ vm, pid: Number, state: 'running' }]);
-    vms.push(['near', vm]);
-    return { disk, pid: Number(results[0]?.pid) };
-  };
-  await boot('straight');
-  const expected = await passed(stores.near, 'straight');
-  t.match(expected, /^PASS rounds=120 journal=\d+ sum=[0-9a-f]{16}$/);
+  const { hosts, path, stores, vms, start, ckptfs, boot, round, coming } = await setup(t);
+  const expected = await undisturbedEnd();
+  t.match(expected, /^PASS rounds=200 journal=\d+ sum=[0-9a-f]{16}$/);
 
   const dest = hosts.url(join(stores.far));
-  const { disk, pid } = await boot('web');
-  const log = (await Store.open(stores.near)).consoleLog('web');
-  const round = (number: number) =>
-    until(`round ${number}`, async () =>
-      (await readFile(log, 'latin1')).includes(`round ${number} `),
-    );
-  await round(2);
   t.match(await ckptfs('near', 'doctor', dest, '-q'), { status: 0 });
+  const { disk, pid } = await boot('web');
+  await round('web', 2);
   const backup = (...more: string[]) => ['backup', 'web', '--to', dest, ...more];
   const whole = await ckptfs('near', ...backup('--name', 'one'));
   t.match(whole, { status: 0, results: [{ state: 'sent', vm: 'web', name: 'one' }] }, whole.stderr);
 
   // The link is cut amid the next one.
-  await round(4);
+  await round('web', 4);
   await hosts.limit(slowMbit);
   const cut = start('near', ...backup('--name', 'two', '--full'));
   const cutEnd = endOf(cut);
   const far = await Store.open(stores.far);
-  await until('something of it', async () => {
-    const names = await namesIn(far.incomingDirectory('web'));
-    return names.some((name) => name.endsWith('.part'));
-  });
+  await coming(far, 'web');
   await hosts.link('down');
+  // Or it might have come to its end before the next backup.
+  t.match(await ckptfs('near', 'pause', 'web'), { status: 0 });
   t.match(await cutEnd, { status: 1, results: [{ type: 'error', code: 'IO', message: String }] });
   t.match(
     (await listCheckpoints(far, 'web')).map(({ name }) => name),
@@ -126,7 +149,8 @@ t.test('backup, cut, recovery', { skip: noHosts() }, async (t) => {
     `${Number(rest.results[0]?.presentBytes)} bytes were there`,
   );
 
-  await round(6);
+  t.match(await ckptfs('near', 'resume', 'web'), { status: 0 });
+  await round('web', 6);
   const third = await ckptfs('near', ...backup('--name', 'three'));
   t.match(third, { status: 0, results: [{ state: 'sent', name: 'three', pauseUs: Number }] });
   for (const entry of await listCheckpoints(far, 'web')) {
@@ -177,4 +201,60 @@ t.test('backup, cut, recovery', { skip: noHosts() }, async (t) => {
     status: 1,
     results: [{ code: 'EXISTS', message: /--replace/ }],
   });
+});
+
+t.test('protection, cut, recovery', { skip: noHosts() }, async (t) => {
+  const { hosts, path, stores, vms, start, ckptfs, boot, round, coming } = await setup(t);
+  const expected = await undisturbedEnd();
+  const { disk, pid } = await boot('web');
+  await round('web', 2);
+  const dest = hosts.url(stores.far);
+  const protecting = start('near', 'protect', 'web', '--every', '2s', '--to', dest);
+  const ended = once(protecting, 'close');
+  let told = '';
+  protecting.stdout?.setEncoding('utf8').on('data', (piece: string) => (told += piece));
+  const count = (event: string): number => told.split(`"event":"${event}"`).length - 1;
+  const more = async (event: string, number = 1): Promise<void> => {
+    const before = count(event);
+    await until(`${number} more ${event}`, () => count(event) >= before + number);
+  };
+  await more('shipped');
+
+  // The link is cut amid a transfer.
+  await hosts.limit(4);
+  const far = await Store.open(stores.far);
+  await coming(far, 'web');
+  await hosts.link('down');
+  t.match(await ckptfs('near', 'pause', 'web'), { status: 0 });
+  await more('failed');
+  await hosts.link('up');
+  await hosts.unlimit();
+  await more('works');
+  t.match(await ckptfs('near', 'resume', 'web'), { status: 0 });
+  await more('taken');
+  await more('shipped', 2);
+
+  // The first host dies with all that it has.
+  process.kill(pid, 'SIGKILL');
+  protecting.kill('SIGKILL');
+  await ended;
+  for (const gone of [disk, stores.near]) await rm(gone, { recursive: true, force: true });
+
+  const entries = await listCheckpoints(far, 'web');
+  t.ok(entries.length >= 3, `${entries.length} checkpoints`);
+  for (const { name, directory } of entries) {
+    t.same(await verifyCheckpoint(directory), [], `${name} is whole`);
+  }
+  stores.far = join(path, 'far-local');
+  for (const [name, vm] of [
+    ['web@latest', 'newest'],
+    [`web@${entries[0]?.name}`, 'oldest'],
+  ] as const) {
+    const done = await ckptfs('far', 'recover', far.root, name, '--name', vm, '--detach');
+    t.match(done, { status: 0, results: [{ vm, state: 'running' }] }, done.stderr);
+    vms.push(['far', vm]);
+  }
+  for (const vm of ['newest', 'oldest']) {
+    t.equal(await passed(stores.far, vm), expected, `${vm} ends as if nothing had happened`);
+  }
 });

@@ -100,7 +100,7 @@ t.test('a checkpoint that is cancelled, at whatever moment, is not published', a
   const save = vm.checkpoint({ name: 'closed', codec: 'lz4', wait: true });
   save.catch(() => undefined);
   await vm.close();
-  await t.rejects(save, { code: 'CANCELLED' });
+  await t.rejects(save, { code: 'CANCELLED', message: /VM vm was stopped before/ });
 });
 
 t.test('suspended: paused after its checkpoint, until it is resumed', async (t) => {

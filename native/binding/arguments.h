@@ -15,6 +15,14 @@ inline std::string textAt(const Napi::CallbackInfo& info, size_t index) {
   return info[index].As<Napi::String>().Utf8Value();
 }
 
+inline std::vector<std::string> textsAt(const Napi::CallbackInfo& info, size_t index) {
+  const auto array = info[index].As<Napi::Array>();
+  std::vector<std::string> texts(array.Length());
+  for (uint32_t i = 0; i < texts.size(); i++)
+    texts[i] = array.Get(i).As<Napi::String>().Utf8Value();
+  return texts;
+}
+
 /** A size or an address; Error(usage) for what a double does not hold exactly. */
 inline uint64_t numberAt(const Napi::CallbackInfo& info, size_t index) {
   const double value = info[index].As<Napi::Number>().DoubleValue();

@@ -5,6 +5,7 @@
 
 #include "base/copy_file.h"
 #include "base/exchange.h"
+#include "base/file_ends.h"
 #include "base/file_source.h"
 #include "base/file_time.h"
 #include "base/lock_file.h"
@@ -107,6 +108,33 @@ Napi::Value fileSource(Info info) {
   return guarded(info.Env(), [&] {
     return Source::wrap(info.Env(), ckptfs::fileSource(int(numberAt(info, 0)), textAt(info, 1)));
   });
+}
+
+/** [text, modification time in ms] of each path, null where there is no file. */
+Napi::Value readFileEnds(Info info) {
+  return runAsync(
+      info.Env(),
+      [paths = textsAt(info, 0), head = size_t(numberAt(info, 1)),
+       tail = size_t(numberAt(info, 2))] {
+        std::vector<std::optional<FileEnds>> all;
+        all.reserve(paths.size());
+        for (const std::string& path : paths) all.push_back(ckptfs::readFileEnds(path, head, tail));
+        return all;
+      },
+      [](Napi::Env env, const std::vector<std::optional<FileEnds>>& all) -> Napi::Value {
+        Napi::Array list = Napi::Array::New(env, all.size());
+        for (uint32_t i = 0; i < all.size(); i++) {
+          if (!all[i]) {
+            list.Set(i, env.Null());
+            continue;
+          }
+          Napi::Array ends = Napi::Array::New(env, 2);
+          ends.Set(0u, Napi::String::New(env, all[i]->text));
+          ends.Set(1u, Napi::Number::New(env, all[i]->modifiedMs));
+          list.Set(i, ends);
+        }
+        return list;
+      });
 }
 
 /** What is shared by the verifications of one run. */
@@ -345,6 +373,7 @@ void defineFiles(Napi::Env env, Napi::Object exports) {
   define("compactDisk", compactDisk);
   define("isSealedLog", isSealedLog);
   define("fileIdentity", fileIdentity);
+  define("readFileEnds", readFileEnds);
   define("copyFile", copyFile);
   define("setModified", setModified);
   define("lockFile", lockFile);

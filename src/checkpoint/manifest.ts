@@ -223,7 +223,10 @@ export function parseManifest(bytes: Uint8Array, where: string): Manifest {
   throw damaged(where, `${issue?.path.join('.') ?? ''} ${issue?.message ?? 'is not valid'}`);
 }
 
-/** What the text of a manifest says of itself, unchecked; undefined when it is not the text of one. */
+/** As much of a manifest as outlineOf() looks at: names have 64 characters at most. */
+export const outlineEnds = { head: 512, tail: 120 };
+
+/** What the text of a manifest, or that of its ends, says of itself, unchecked; undefined when it is not the text of one. */
 export function outlineOf(
   text: string,
 ): { id: string; parentId?: string; createdAt: Date; checksum: string } | undefined {
@@ -232,7 +235,7 @@ export function outlineOf(
     /^\{\n {2}"format": \d+,\n {2}"id": "([0-9a-f]{32})",\n {2}"name": "[^"\n]*",\n {2}"vm": "[^"\n]*",\n {2}"createdAt": "([^"\n]+)",\n {2}"parentId": (?:null|"([0-9a-f]{32})"),\n/;
   const [, id, createdAt = '', parentId] = head.exec(text) ?? [];
   const [, checksum] =
-    /\n {2}"checksum": "(sha256:[0-9a-f]{64})"\n\}\n$/.exec(text.slice(-120)) ?? [];
+    /\n {2}"checksum": "(sha256:[0-9a-f]{64})"\n\}\n$/.exec(text.slice(-outlineEnds.tail)) ?? [];
   const time = new Date(createdAt);
   if (id === undefined || checksum === undefined || Number.isNaN(time.getTime())) return undefined;
   return { id, ...(parentId === undefined ? {} : { parentId }), createdAt: time, checksum };

@@ -62,6 +62,8 @@ export async function runProcess(
     else await reportReady(vm.name, store.processLog(vm.name));
     const restored = watchRestore(context, vm);
     const ended = await ending;
+    // The guest's own end takes away neither a checkpoint that was taken of it before nor its disks, if they still arrive.
+    if (ended.kind === 'exit') await Promise.race([vm.saved(), aborted(context.signal)]);
     const instructions = instructionsOf(vm);
     await mounted?.unmount();
     mounted = undefined;
@@ -80,6 +82,13 @@ export async function runProcess(
     await mounted?.unmount();
     await vm.close();
   }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve(), { once: true });
+    if (signal.aborted) resolve();
+  });
 }
 
 /** What the guest has run; null when the VM was closed by somebody else. */

@@ -1,30 +1,21 @@
 /**
- * What the manifests of a store say of themselves, for listings of thousands of checkpoints: read as text, and
- * not checked, which takes ten times as long. Whoever looks into a checkpoint gets its manifest checked.
+ * What the manifests of a store say of themselves, for listings of thousands of checkpoints: their ends alone are read,
+ * and not checked, which takes ten times as long. Whoever looks into a checkpoint gets its manifest checked.
  *
- * A checkpoint never changes, so what is known of a manifest holds for as long as its file is the same; and a
- * listing for as long as the directory of the checkpoints is. Owned by the view of a store.
+ * A checkpoint never changes, so a listing holds for as long as the directory of the checkpoints is the same. Owned by
+ * the view of a store.
  */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { namesIn } from '../checkpoint/files.js';
-import { manifestFile, outlineOf } from '../checkpoint/manifest.js';
+import { manifestFile, outlineEnds, outlineOf } from '../checkpoint/manifest.js';
 import { isName } from '../checkpoint/names.js';
 import { errnoOf } from '../errors.js';
+import { readFileEnds } from '../native.js';
 import type { CheckpointOutline } from './view.js';
 
-/** Some 300 bytes each. */
-const maxEntries = 100_000;
-/** As many as the pool of threads can have waiting. */
-const together = 32;
 /** A directory that changes twice within a tick of its clock has one time for both. */
 const tickMs = 2000;
-
-interface Known {
-  /** Inode, size and change time of the manifest. */
-  file: string;
-  outline: CheckpointOutline;
-}
 
 interface Listing {
   changed: bigint;
@@ -32,26 +23,11 @@ interface Listing {
 }
 
 export class CheckpointIndex {
-  readonly #known = new Map<string, Known>();
   readonly #listings = new Map<string, Listing>();
 
   /** Of the checkpoint in `directory`; undefined when there is none. */
   async find(directory: string, name: string): Promise<CheckpointOutline | undefined> {
-    try {
-      const path = join(directory, name);
-      const { ino, size, ctimeMs, mtime } = await stat(join(path, manifestFile));
-      const file = `${ino}:${size}:${ctimeMs}`;
-      const known = this.#known.get(path);
-      if (known?.file === file) return known.outline;
-      const said = outlineOf(await readFile(join(path, manifestFile), 'utf8'));
-      const outline = { name, createdAt: mtime, ...said };
-      if (this.#known.size >= maxEntries) this.#known.clear();
-      this.#known.set(path, { file, outline });
-      return outline;
-    } catch (error) {
-      if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return undefined;
-      throw error;
-    }
+    return (await outlinesOf(directory, [name]))[0];
   }
 
   /** All in a directory of checkpoints that say who they are, oldest first. */
@@ -61,13 +37,7 @@ export class CheckpointIndex {
     const listing = this.#listings.get(directory);
     if (listing?.changed === changed) return listing.outlines;
     const names = (await namesIn(directory)).filter(isName);
-    const outlines: CheckpointOutline[] = [];
-    for (let at = 0; at < names.length; at += together) {
-      const some = names.slice(at, at + together).map((name) => this.find(directory, name));
-      for (const outline of await Promise.all(some)) {
-        if (outline?.id !== undefined) outlines.push(outline);
-      }
-    }
+    const outlines = (await outlinesOf(directory, names)).filter(({ id }) => id !== undefined);
     outlines.sort(
       (a, b) => a.createdAt.getTime() - b.createdAt.getTime() || (a.name < b.name ? -1 : 1),
     );
@@ -76,6 +46,20 @@ export class CheckpointIndex {
     }
     return outlines;
   }
+}
+
+/** Of those names that are checkpoints. */
+async function outlinesOf(
+  directory: string,
+  names: readonly string[],
+): Promise<CheckpointOutline[]> {
+  const paths = names.map((name) => join(directory, name, manifestFile));
+  const all = await readFileEnds(paths, outlineEnds);
+  return all.flatMap((ends, i) => {
+    const name = names[i];
+    if (ends === undefined || name === undefined) return [];
+    return [{ name, createdAt: ends.modifiedAt, ...outlineOf(ends.text) }];
+  });
 }
 
 /** In ns; -1 when the directory is not there. */

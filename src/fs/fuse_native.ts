@@ -42,6 +42,18 @@ export function loadError(error: unknown): CkptError {
   return new CkptError('UNSUPPORTED', remedy, {}, { cause: error });
 }
 
+let exitsWithoutTeardown = false;
+
+/**
+ * Programs that keep a file open go on asking when the mount is gone, and the binding's threads call into Node's
+ * environment for them, also while that is being taken down at a natural end of the process. process.exit() leaves it.
+ */
+function exitWithoutTeardown(): void {
+  if (exitsWithoutTeardown) return;
+  exitsWithoutTeardown = true;
+  process.once('exit', () => process.exit());
+}
+
 async function attach(
   binding: FuseClass,
   tree: Tree,
@@ -103,6 +115,7 @@ async function attach(
     async end() {
       await new Promise<void>((resolve) => session.unmount(() => resolve()));
       server.close();
+      exitWithoutTeardown();
     },
   };
 }

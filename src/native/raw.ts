@@ -78,6 +78,11 @@ export interface Addon {
   compactDisk(layers: string, runs: string, onProgress: RawProgress): RawTask;
   isSealedLog(path: string): boolean;
   fileIdentity(path: string): string;
+  readFileEnds(
+    paths: readonly string[],
+    head: number,
+    tail: number,
+  ): Promise<(readonly [text: string, modifiedMs: number] | null)[]>;
   copyFile(
     source: string,
     target: string,

@@ -115,7 +115,7 @@ export class Shipping {
         this.sending = entry.name;
         // Retention may just have been quicker.
         if (!(await pathExists(entry.directory))) continue;
-        await this.#ship(target, entry, signal);
+        await this.#ship(target, entry, there, signal);
         works('transfer');
         if (isNewest) await this.#context.onNewest(entry);
       }
@@ -125,16 +125,23 @@ export class Shipping {
     }
   }
 
-  async #ship(target: Target, { name, manifest }: CheckpointEntry, signal: AbortSignal) {
+  /** Sends what is not among those `there`. Nothing is waited for between its arrival and its being told. */
+  async #ship(
+    target: Target,
+    entry: CheckpointEntry,
+    there: readonly Known[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const { store, vm, ledger, tell } = this.#context;
-    const id = manifest?.id ?? '';
+    const { name } = entry;
+    const id = entry.manifest?.id ?? '';
     tell({ event: 'sending', name, id });
     try {
       const [sent] = await backupVm(store, vm, target, { checkpoint: name }, { signal });
       if (!sent) return;
       const { sentBytes, presentBytes, totalBytes, totalMs } = sent;
       ledger.shipped(sentBytes);
-      const newest = newestOf(await target.list(vm));
+      const newest = newestOf([...there, known(entry)]);
       const rpoMs = newest ? ledger.holds(newest) : 0;
       tell({ event: 'shipped', name, id, sentBytes, presentBytes, totalBytes, totalMs, rpoMs });
     } catch (error) {

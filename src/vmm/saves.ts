@@ -102,7 +102,7 @@ export class Saves {
         this.current = undefined;
         settle(undefined);
         if (answered) this.#failed(save.name, error);
-        throw error;
+        throw this.#cancel.signal.aborted && !hooks.signal?.aborted ? this.#stopped(error) : error;
       },
     );
     this.#ended = done.catch((error: unknown) => debug('checkpoint: %o', error));
@@ -141,10 +141,26 @@ export class Saves {
     this.#failed(name, error);
   }
 
-  /** Cancels the save under way and resolves when it has ended. */
+  /** Resolves when the save under way has ended, if there is one. */
+  async settled(): Promise<void> {
+    await this.#ended;
+  }
+
+  /** Cancels the save under way, since the VM is being closed, and resolves when it has ended. */
   async cancel(): Promise<void> {
     this.#cancel.abort();
     await this.#ended;
+  }
+
+  /** What whoever asked for the save is told: nobody there has cancelled it. */
+  #stopped(cause: unknown): CkptError {
+    const vm = this.#context.config.name;
+    return new CkptError(
+      'CANCELLED',
+      `VM ${vm} was stopped before its checkpoint was complete`,
+      { vm },
+      { cause },
+    );
   }
 
   /** Resolves at proceed(), rejects when the save is cancelled. */

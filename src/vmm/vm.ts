@@ -297,9 +297,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     });
   }
 
-  /** Resolves when all of the checkpoint that it goes on from is in the store, or never will be. */
-  arrived(): Promise<void> {
-    return this.#arrival?.settled() ?? Promise.resolve();
+  /** Resolves when nothing goes on that does not need the guest: a checkpoint after its pause, or one still arriving. */
+  async saved(): Promise<void> {
+    await Promise.all([this.#saves.settled(), this.#arrival?.settled()]);
   }
 
   /** Commits the redo logs of a disk into its parent while the guest goes on. BUSY during a checkpoint. */

@@ -85,6 +85,7 @@ function source(raw: RawSource): ByteSource {
 /** A virtual machine: memory, vCPUs, devices, disks. Ended by close(). */
 export class NativeMachine {
   readonly #raw: RawMachine;
+  #started: Promise<void> = Promise.resolve();
 
   /** `onEvent` is called on the JavaScript thread, console data in batches. */
   constructor(config: NativeMachineConfig, onEvent: (event: MachineEvent) => void) {
@@ -119,8 +120,11 @@ export class NativeMachine {
     return callAsync(() => this.#raw.restore(JSON.stringify(request), image));
   }
 
-  start(): void {
-    call(() => this.#raw.start());
+  /** Runs the guest. Resolves when its devices do too, which may have to wait for memory that is still arriving. */
+  start(): Promise<void> {
+    const started = callAsync(() => this.#raw.start());
+    this.#started = started.catch(() => undefined);
+    return started;
   }
 
   /** Resolves when every vCPU stands at an instruction boundary. Pauses nest. */
@@ -186,8 +190,8 @@ export class NativeMachine {
   }
 
   /** Lets vCPUs that wait for a block that could not be read try again, and the guest run. */
-  retryRestore(): void {
-    call(() => this.#raw.retryRestore());
+  retryRestore(): Promise<void> {
+    return callAsync(() => this.#raw.retryRestore());
   }
 
   saveProgress(): SaveProgress | undefined {
@@ -233,8 +237,9 @@ export class NativeMachine {
   }
 
   /** Stops the guest and releases everything. The object may not be used afterwards. */
-  close(): Promise<void> {
-    return callAsync(() => this.#raw.close());
+  async close(): Promise<void> {
+    await this.#started;
+    await callAsync(() => this.#raw.close());
   }
 }
 

@@ -156,9 +156,10 @@ t.test('a connection that is cut: the guest waits, goes on, and ends right', asy
   await first.close();
 
   const end = new FarEnd(far, 'web', 'one');
-  end.limit(2 * mib);
+  end.limit(mib);
   const { vm, arriving, watch: recovered, news } = await recover(t, near, end);
-  await vm.start();
+  // Its devices wait too, for the rings of their queues.
+  const started = vm.start();
   for (let cut = 1; cut <= 5; cut++) {
     end.refusal = new CkptError('IO', 'there is no way');
     end.cut();
@@ -166,7 +167,7 @@ t.test('a connection that is cut: the guest waits, goes on, and ends right', asy
     t.match(vm.status(), { state: 'running', arriving: { error: /does not come: / } });
     end.refusal = undefined;
     const { dials } = end;
-    vm.retryRestore(); // and not when its time has come
+    await vm.retryRestore(); // and not when its time has come
     await until('another connection', () => end.dials > dials);
     await until('it is told', () => vm.status().arriving?.error === undefined);
     const { bytes } = end;
@@ -177,6 +178,7 @@ t.test('a connection that is cut: the guest waits, goes on, and ends right', asy
     );
   }
   end.limit(Infinity);
+  await started;
   const [, sum] = await recovered.printed(/ckptfs-guest: (PASS [^\r\n]+)\r?\n/);
   t.equal(sum, expected);
   t.match(sum, /^PASS rounds=8 /);

@@ -14,7 +14,7 @@ export interface RawMachine {
   load(address: number, data: Uint8Array): void;
   boot(entry: number, deviceTree: number): void;
   restore(request: string, image: RestoreImage): Promise<void>;
-  start(): void;
+  start(): Promise<void>;
   pause(): Promise<void>;
   resume(): void;
   save(request: string, onEvent: (event: string) => void): Promise<string>;
@@ -24,7 +24,7 @@ export interface RawMachine {
   commitDisk(id: string, request: string, onProgress: RawProgress): RawTask;
   surveyDisk(id: string): Promise<string>;
   compactDisk(id: string, runs: string, onProgress: RawProgress): RawTask;
-  retryRestore(): void;
+  retryRestore(): Promise<void>;
   saveProgress(): string;
   restoreProgress(): string;
   consoleInput(data: Uint8Array): void;

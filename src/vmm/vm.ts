@@ -228,7 +228,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Runs the guest. */
   async start(): Promise<void> {
-    this.#machine.start();
+    await this.#machine.start();
     this.#schedule.start();
     await this.#writeStatus();
   }
@@ -355,9 +355,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   }
 
   /** After a failed read of the restore's source has been mended: the guest goes on. */
-  retryRestore(): void {
+  async retryRestore(): Promise<void> {
     if (this.#arrival?.retry() === true && this.#machine.status().state !== 'failed') return;
-    this.#machine.retryRestore();
+    await this.#machine.retryRestore();
   }
 
   /** The restore this VM came from, with times counted from the call of restore(). */

@@ -2,6 +2,8 @@
 // libfuse 3 was there when it was built (binding.gyp).
 #include <napi.h>
 
+#include "base/arrival.h"
+#include "binding/arrivals.h"
 #include "binding/checksum.h"
 #include "binding/files.h"
 #ifdef CKPTFS_FUSE3
@@ -21,6 +23,7 @@ void cleanUp(Instance* instance) {
 #ifdef CKPTFS_FUSE3
   endFuseSessions(*instance);  // before the machines that mounts show
 #endif
+  Arrival::failAll();  // what comes by JavaScript will not come
   for (const auto& machine : instance->machines) machine->close();
   instance->machines.clear();
 }
@@ -33,6 +36,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   defineMachine(env, exports);
   defineFiles(env, exports);
   defineChecksum(env, exports);
+  defineArrivals(env, exports);
 #ifdef CKPTFS_FUSE3
   defineFuseSession(env, exports);
 #endif

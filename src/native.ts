@@ -36,10 +36,12 @@ import type {
   VerifiedSegments,
   WritableSource,
 } from './native/values.js';
+import { Arrivals } from './native/arrivals.js';
 import { call, callAsync, runTask } from './native/calls.js';
 import type { RawFuseSessionClass } from './native/fuse.js';
 import type { Addon, Checksum, FileLock, RawMachine, RawSource } from './native/raw.js';
 
+export { Arrivals, arrivalPieceBytes } from './native/arrivals.js';
 export * from './native/fuse.js';
 export type { Checksum, FileLock } from './native/raw.js';
 export * from './native/values.js';
@@ -83,6 +85,7 @@ function source(raw: RawSource): ByteSource {
 /** A virtual machine: memory, vCPUs, devices, disks. Ended by close(). */
 export class NativeMachine {
   readonly #raw: RawMachine;
+  #started: Promise<void> = Promise.resolve();
 
   /** `onEvent` is called on the JavaScript thread, console data in batches. */
   constructor(config: NativeMachineConfig, onEvent: (event: MachineEvent) => void) {
@@ -117,8 +120,11 @@ export class NativeMachine {
     return callAsync(() => this.#raw.restore(JSON.stringify(request), image));
   }
 
-  start(): void {
-    call(() => this.#raw.start());
+  /** Runs the guest. Resolves when its devices do too, which may have to wait for memory that is still arriving. */
+  start(): Promise<void> {
+    const started = callAsync(() => this.#raw.start());
+    this.#started = started.catch(() => undefined);
+    return started;
   }
 
   /** Resolves when every vCPU stands at an instruction boundary. Pauses nest. */
@@ -184,8 +190,8 @@ export class NativeMachine {
   }
 
   /** Lets vCPUs that wait for a block that could not be read try again, and the guest run. */
-  retryRestore(): void {
-    call(() => this.#raw.retryRestore());
+  retryRestore(): Promise<void> {
+    return callAsync(() => this.#raw.retryRestore());
   }
 
   saveProgress(): SaveProgress | undefined {
@@ -231,8 +237,9 @@ export class NativeMachine {
   }
 
   /** Stops the guest and releases everything. The object may not be used afterwards. */
-  close(): Promise<void> {
-    return callAsync(() => this.#raw.close());
+  async close(): Promise<void> {
+    await this.#started;
+    await callAsync(() => this.#raw.close());
   }
 }
 
@@ -427,6 +434,16 @@ export function setModified(path: string, mtimeNs: string): void {
 /** A checksum to be fed in pieces: XXH3-64, the one of all formats. */
 export function checksum(): Checksum {
   return addon().checksum();
+}
+
+/** Files that arrive while they are read; `onWanted` is called when readers have begun to wait. */
+export function arrivals(onWanted: () => void): Arrivals {
+  return new Arrivals(call(() => addon().arrivals(onWanted)));
+}
+
+/** Makes a range of a file a hole, which reads as zeros; false where that cannot be. */
+export function punchHole(fd: number, offset: number, bytes: number): boolean {
+  return call(() => addon().punchHole(fd, offset, bytes));
 }
 
 /** Takes the advisory lock on a file (made if missing); undefined when another process holds it. */

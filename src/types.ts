@@ -88,8 +88,22 @@ export interface VmStatus {
   /** The save under way. */
   save?: SaveProgress & { id: string; name: string };
   /** The restore that this VM came from, done or not. */
-  restore?: RestoreProgress & { id: string };
+  restore?: RestoreProgress & {
+    id: string;
+    /** The call that its times count from. */
+    begunAt: string;
+  };
+  /** What has come of the checkpoint that the VM goes on from, until all of it is in the store. */
+  arriving?: ArrivingStatus;
   mount?: string;
+}
+
+/** A checkpoint that is coming from another host while its VM runs. */
+export interface ArrivingStatus {
+  doneBytes: number;
+  totalBytes: number;
+  /** Why nothing comes just now. */
+  error?: string;
 }
 
 /** Several VMs that are checkpointed at one moment (requirement D1; src/vmm/together.ts). */

@@ -148,7 +148,7 @@ t.test('a guest that meets a damaged block stops, and goes on once it is mended'
   t.equal(vm.status().state, 'failed');
 
   for (const [file, whole] of wholes) await writeFile(file, whole);
-  vm.retryRestore();
+  await vm.retryRestore();
   const { instructions } = vm.status();
   for (let i = 0; vm.status().instructions === instructions && i < 1000; i++) {
     await new Promise((resolve) => setTimeout(resolve, 10));

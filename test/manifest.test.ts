@@ -1,6 +1,7 @@
 /** manifest.json: canonical, complete, and every changed byte is found. */
 import t from 'tap';
 import {
+  draftOf,
   outlineOf,
   parseManifest,
   writeManifest,
@@ -51,6 +52,13 @@ t.test('what it says of itself is read without a check', async (t) => {
     for (const other of [text.replace('"createdAt"', '"at"'), text.replace('T', 'X'), ` ${text}`]) {
       t.equal(outlineOf(other), undefined);
     }
+  }
+});
+
+t.test('written again from what it says, it is the same', async (t) => {
+  for (const draft of [base, { ...base, group }, { ...base, parentId: 'e'.repeat(32) }]) {
+    const { manifest, text } = writeManifest(draft, files);
+    t.equal(writeManifest(draftOf(manifest), manifest.files).text, text);
   }
 });
 

@@ -152,7 +152,7 @@ t.test('none is taken while a disk is being committed or compacted', (t) => {
   const context = {
     config: {},
     machine: { status: () => ({ state: 'running' }) },
-    saves: { take: () => new Promise(() => undefined) },
+    saves: { take: () => new Promise(() => undefined), obstacle: () => undefined },
     ...{ disks, tell: (event: CheckpointEvent) => told.push(event) },
   };
   const schedule = scheduleOf(context as unknown as ScheduledContext);

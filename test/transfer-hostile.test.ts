@@ -1,21 +1,23 @@
 /**
- * A sender that does what no sender of ours does: the receiver ends with a stable code and a reason, its store is as it
+ * A sender that does what no sender of ours does (arrival-hostile has far ends that do): the receiver ends with a stable code and a reason, its store is as it
  * was, to the byte, and what is published in it is whole.
  */
 import { join } from 'node:path';
-import { readdir, rm, symlink, mkdir } from 'node:fs/promises';
+import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { setTimeout } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { listAllCheckpoints } from '../src/checkpoint/checkpoints.js';
-import { draftOf, type Manifest, writeManifest } from '../src/checkpoint/manifest.js';
+import type { Manifest } from '../src/checkpoint/manifest.js';
 import { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
 import { checksum } from '../src/native.js';
 import type { FrameWriter } from '../src/transfer/frames.js';
 import { offerOf, pack, type Parcel } from '../src/transfer/parcel.js';
+import { protocolVersion } from '../src/transfer/messages.js';
 import { openTarget } from '../src/transfer/open.js';
 import { scratch } from './support/checkpoints.js';
 import { temporaryStore } from './support/guests.js';
-import { busyVm, pictureOf } from './support/shipment.js';
+import { busyVm, forged, pictureOf } from './support/shipment.js';
 import { receiver, recordedStream, say, sendRaw } from './support/wire.js';
 
 t.setTimeout(600_000);
@@ -35,13 +37,6 @@ async function setup(t: Test): Promise<{ parcel: Parcel; far: Store; beside: str
   await target.send(await pack(store.checkpointDirectory('web', 'one')));
   const parcel = await pack(store.checkpointDirectory('web', 'two'));
   return { parcel, far: await Store.open(join(beside, 'far')), beside };
-}
-
-/** The offer of a parcel whose manifest says something else. */
-function forged(parcel: Parcel, change: (manifest: Manifest) => void) {
-  const manifest = structuredClone(parcel.manifest);
-  change(manifest);
-  return { ...offerOf(parcel), manifest: writeManifest(draftOf(manifest), manifest.files).text };
 }
 
 t.test('a hostile sender changes nothing', async (t) => {
@@ -115,7 +110,7 @@ t.test('a hostile sender changes nothing', async (t) => {
     const { FrameWriter: Writer } = await import('../src/transfer/frames.js');
     const writer = new Writer(toReceiver);
     await writer.raw('CKPTXFER');
-    await writer.control({ type: 'hello', protocol: 1, program: 'ckptfs' });
+    await writer.control({ type: 'hello', protocol: protocolVersion, program: 'ckptfs' });
     await writer.control(value);
     await writer.control({ type: 'list', vm: 'web' });
     writer.end();
@@ -183,7 +178,7 @@ t.test('a hostile sender changes nothing', async (t) => {
     }
     for (const path of ['../../../x', '/etc/passwd', 'disks/../../x', './x', 'disks//x']) {
       const files = rename((text) =>
-        text.replace(/"path": "[0-9a-f]{32}\.hot"/, `"path": "${path}"`),
+        text.replace(/"path": "[0-9a-f]{32}\.(?:hot|cold)"/, `"path": "${path}"`),
       );
       await offerRefused(`a file ${path}`, files, /DAMAGED/);
     }
@@ -244,7 +239,7 @@ t.test('a hostile sender changes nothing', async (t) => {
     });
     await refused('silence', 'IO', async (writer) => {
       await begun(writer);
-      await new Promise((resolve) => setTimeout(resolve, 3000));
+      await setTimeout(3000);
     });
   });
 });

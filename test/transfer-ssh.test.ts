@@ -1,18 +1,19 @@
 /**
  * Two hosts (network namespaces with a link between them) and a real sshd: a Linux guest that checks itself is backed up
  * or protected while it runs, the link is cut amid a transfer and restored, the first host dies, and the guest goes on at the
- * second one from the newest and from the oldest checkpoint, and back at the first one over ssh. It must end with
- * the sum that it has when nothing interrupts it.
+ * second one from the newest and from the oldest checkpoint, and back at the first one over ssh, before its checkpoint has
+ * come. It must end with the sum that it has when nothing interrupts it.
  */
 import { type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFile, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import { listCheckpoints } from '../src/checkpoint/checkpoints.js';
+import { findCheckpoint, listCheckpoints } from '../src/checkpoint/checkpoints.js';
 import { Store } from '../src/checkpoint/store.js';
 import { verifyCheckpoint } from '../src/checkpoint/verify.js';
-import { namesIn } from '../src/checkpoint/files.js';
+import { namesIn, pathExists } from '../src/checkpoint/files.js';
+import type { ArrivingStatus } from '../src/types.js';
 import { main, start as startHere } from './support/cli.js';
 import { linuxGuest, temporaryDirectory, temporaryStore, until } from './support/guests.js';
 import { Hosts, noHosts } from './support/hosts.js';
@@ -173,11 +174,29 @@ t.test('backup, cut, recovery', { skip: noHosts() }, async (t) => {
     vms.push(['far', vm]);
     t.equal(await passed(stores.far, vm), expected, `${name} ends as if nothing had happened`);
   }
-  // Back at the first host, which has nothing left.
-  const back = await ckptfs('near', 'recover', dest, 'web@two', '--detach');
+  // Back at the first host, which has nothing left: the VM runs there before its checkpoint has come over a slow link,
+  // which is cut amid that.
+  await hosts.limit(slowMbit);
+  const back = await ckptfs('near', 'recover', dest, 'web@two', '--detach', '--no-wait');
   t.match(back, { status: 0, results: [{ vm: 'web', state: 'running' }] }, back.stderr);
   vms.push(['near', 'web']);
+  const info = async () => (await ckptfs('near', 'info', 'web')).results[0] ?? {};
+  const arriving = async () => (await info()).arriving as ArrivingStatus | undefined;
+  const early = await arriving();
+  t.match(early, { doneBytes: Number, totalBytes: Number }, 'it runs before all has come');
+  t.ok((early?.doneBytes ?? 0) < (early?.totalBytes ?? 0), JSON.stringify(early));
+  const own = await Store.open(stores.near);
+  t.same(await listCheckpoints(own, 'web'), [], 'nothing is published');
+  await hosts.link('down');
+  await until('the loss is told', async () => (await arriving())?.error !== undefined);
+  t.match(await info(), { state: 'running' }, 'the guest waits');
+  await hosts.link('up');
+  await hosts.unlimit();
   t.equal(await passed(stores.near, 'web'), expected);
+  await until('all of it', async () => (await listCheckpoints(own, 'web')).length === 1);
+  const arrived = await findCheckpoint(own, 'web@two');
+  t.same(await verifyCheckpoint(arrived.directory), []);
+  await until('its configuration', () => pathExists(own.configFile('web')));
   t.match(await ckptfs('near', 'recover', dest, 'web@two', '--detach'), {
     status: 1,
     results: [{ code: 'EXISTS', message: /--replace/ }],

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "base/arrival.h"
 #include "base/error.h"
 
 namespace ckptfs {
@@ -18,6 +19,7 @@ class OpenedFile {
  public:
   OpenedFile(int fd, const std::string& path) : fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)), path_(path) {
     if (fd_ < 0) throwErrno(errno, path_);
+    arrival_ = Arrival::of(fd_);
   }
   ~OpenedFile() { close(fd_); }
   OpenedFile(const OpenedFile&) = delete;
@@ -30,6 +32,8 @@ class OpenedFile {
   }
 
   void read(uint64_t offset, std::span<std::byte> into) const {
+    if (arrival_ != nullptr)
+      if (const int err = arrival_->await(offset, into.size())) throwErrno(err, path_);
     while (!into.empty()) {
       const ssize_t count = pread(fd_, into.data(), into.size(), off_t(offset));
       if (count < 0 && errno == EINTR) continue;
@@ -42,6 +46,8 @@ class OpenedFile {
 
   ByteRun run(uint64_t offset) const {
     const uint64_t end = std::max(bytes(), offset + 1);
+    // A hole may be what has not arrived.
+    if (arrival_ != nullptr && !arrival_->complete()) return {end - offset, false};
     // The descriptor's position is nobody's. Where the filesystem cannot tell, all is data.
     const off_t data = lseek(fd_, off_t(offset), SEEK_DATA);
     if (data < 0) return {end - offset, errno == ENXIO};
@@ -53,6 +59,7 @@ class OpenedFile {
  private:
   const int fd_;
   const std::string path_;
+  std::shared_ptr<Arrival> arrival_;  // null: all of it is here
 };
 
 }  // namespace

@@ -132,8 +132,9 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
     });
   }
 
-  void start(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] { machine().start(); });
+  /** Not here: devices look at guest memory, which may be what JavaScript is still to bring. */
+  Napi::Value start(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return async(info, [](Machine& m) { m.start(); }); });
   }
 
   Napi::Value pause(const Napi::CallbackInfo& info) {
@@ -223,8 +224,9 @@ class MachineObject final : public Napi::ObjectWrap<MachineObject> {
     });
   }
 
-  void retryRestore(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] { machine().retryRestore(); });
+  /** Not here, for the same reason. */
+  Napi::Value retryRestore(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return async(info, [](Machine& m) { m.retryRestore(); }); });
   }
 
   /** A report as text; a closed machine has none. */

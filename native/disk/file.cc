@@ -70,6 +70,7 @@ File::File(const char* kind, std::string path, Access access)
       throw Error(Code::usage, name() + " is neither a regular file nor a block device");
     lock(access == Access::read || access == Access::readFirst ? F_RDLCK : F_WRLCK);
     if (access == Access::create) WriteJournal::created(fd_, path_);
+    arrival_ = Arrival::of(fd_);
   } catch (...) {
     if (access == Access::create) ::unlink(path_.c_str());
     ::close(fd_);
@@ -110,6 +111,9 @@ uint64_t File::bytes() const {
 }
 
 void File::read(uint64_t offset, std::span<std::byte> into) const {
+  if (arrival_ != nullptr)
+    if (const int err = arrival_->await(offset, into.size()))
+      throwErrno(err, "cannot read " + name() + " at byte " + std::to_string(offset));
   while (!into.empty()) {
     const ssize_t got = ::pread(fd_, into.data(), into.size(), off_t(offset));
     if (got < 0 && errno == EINTR) continue;

@@ -12,9 +12,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
+#include "base/arrival.h"
 #include "disk/disk.h"
 
 namespace ckptfs {
@@ -45,7 +47,9 @@ class File {
 
   /** Bytes in the file, or on the device, now. */
   uint64_t bytes() const;
-  /** Fills `into`; a file that ends before is Error(damaged). */
+  /** Of a file that is still arriving; null: all of it is here. */
+  const Arrival* arrival() const noexcept { return arrival_.get(); }
+  /** Fills `into`; a file that ends before is Error(damaged). Waits for what has not arrived. */
   void read(uint64_t offset, std::span<std::byte> into) const;
   /** Writes all of `from`, or throws (noSpace, io) and may have written a part. */
   void writev(uint64_t offset, Buffers from);
@@ -75,6 +79,7 @@ class File {
   const char* kind_;
   std::string path_;
   int fd_ = -1;
+  std::shared_ptr<Arrival> arrival_;
   std::atomic<bool> syncFailed_{false};
 };
 

@@ -30,6 +30,8 @@ Parent::Parent(const std::string& path, Access access)
 }
 
 ParentIdentity Parent::look() const {
+  // What comes of it changes its time, which is set in the end.
+  if (file_.arrival() != nullptr) return {file_.bytes(), file_.arrival()->modifiedNs()};
   struct stat status;
   if (fstat(file_.fd(), &status) != 0) throwErrno(errno, "cannot examine " + file_.name());
   const uint64_t mtimeNs =
@@ -57,6 +59,8 @@ void Parent::require(const ParentIdentity& expected) const {
 }
 
 Parent::Run Parent::run(uint64_t offset, uint64_t length) const {
+  // A hole may be what has not arrived.
+  if (file_.arrival() != nullptr && !file_.arrival()->complete()) return {length, false};
   const uint64_t end = offset + length;
   const off_t data = ::lseek(file_.fd(), off_t(offset), SEEK_DATA);
   // ENXIO: a hole up to the end. Any other answer is of a device or a filesystem that knows none.

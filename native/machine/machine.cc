@@ -107,17 +107,19 @@ void Machine::restore(const RestoreRequest& request, std::shared_ptr<const Memor
 }
 
 void Machine::start() {
+  const std::lock_guard noSave(saveMutex_);  // which holds the devices
   if (state_ != State::created) throw Error(Code::usage, "the machine has been started already");
   state_ = State::running;
   clock_.run();
   timers_.wake();
   vcpus_->rearmTimers();
   for (unsigned i = 0; i < vcpus_->count(); ++i) threads_.emplace_back([this, i] { runVcpu(i); });
-  platform_.release();
   if (restorer_) {
     watcher_ = std::thread([this] { watchRestore(); });
     restorer_->start();
   }
+  // Last: it looks at guest memory, and so may have to wait for it.
+  platform_.release();
 }
 
 void Machine::runVcpu(unsigned index) {

@@ -110,6 +110,9 @@ export async function readTail(path: string): Promise<string> {
   }
 }
 
+/** Why a file cannot have another name. */
+const noLink = ['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'];
+
 /**
  * A second name for a sealed file; a copy (a reflink where the filesystem has them) where hard links
  * cannot be: another filesystem (EXDEV), one without them (EPERM), or too many of them (EMLINK).
@@ -118,8 +121,21 @@ export async function linkOrCopy(source: string, target: string): Promise<void> 
   try {
     await link(source, target);
   } catch (error) {
-    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes(errnoOf(error) ?? '')) throw error;
+    if (!noLink.includes(errnoOf(error) ?? '')) throw error;
     await copyFile(source, target, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  }
+}
+
+/** A second name for a file whose contents are still to come; UNSUPPORTED where there cannot be one. */
+export async function linkOnly(source: string, target: string): Promise<void> {
+  try {
+    await link(source, target);
+  } catch (error) {
+    if (!noLink.includes(errnoOf(error) ?? '')) throw error;
+    throw new CkptError(
+      'UNSUPPORTED',
+      `${source} cannot have another name on this filesystem; fetch all of the checkpoint first (--eager)`,
+    );
   }
 }
 

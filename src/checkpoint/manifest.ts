@@ -143,9 +143,10 @@ export type ManifestDraft = Omit<Manifest, 'format' | 'files' | 'checksum'>;
 /** What a manifest says but for its files: to be written again with others. */
 export function draftOf(manifest: Manifest): ManifestDraft {
   const { id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus } = manifest;
-  const { guestTicks, config, disks, stats } = manifest;
+  const { group, guestTicks, config, disks, stats } = manifest;
   return {
     ...{ id, name, vm, createdAt, parentId, geometry, memoryBytes, codec, cpus },
+    ...(group === undefined ? {} : { group }),
     ...{ guestTicks, config, disks, stats },
   };
 }

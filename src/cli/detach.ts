@@ -8,22 +8,14 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { openSync, writeSync } from 'node:fs';
-import { z } from 'zod';
 import { CkptError, isErrorCode, toCkptError } from '../errors.js';
 import type { Context } from './context.js';
 
 const childVariable = 'CKPTFS_DETACHED';
 
-const messageSchema = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('ready'), vm: z.string(), pid: z.number() }),
-  z.object({
-    type: z.literal('error'),
-    code: z.string(),
-    message: z.string(),
-    data: z.record(z.string(), z.unknown()),
-  }),
-]);
-type Message = z.infer<typeof messageSchema>;
+type Message =
+  | { type: 'ready'; vm: string; pid: number }
+  | { type: 'error'; code: string; message: string; data: Record<string, unknown> };
 type Ready = Extract<Message, { type: 'ready' }>;
 
 /** Whether this process is the child of a `--detach`. */
@@ -55,9 +47,8 @@ export async function startDetached(context: Context): Promise<Ready> {
 function firstMessage(child: ChildProcess): Promise<Message> {
   return new Promise((resolve, reject) => {
     child.once('message', (value) => {
-      const message = messageSchema.safeParse(value);
-      if (message.success) resolve(message.data);
-      else reject(new Error('the VM process sent something else', { cause: message.error }));
+      if (isMessage(value)) resolve(value);
+      else reject(new Error('the VM process sent something else', { cause: value }));
     });
     child.once('error', reject);
     child.once('exit', (code, signal) => {
@@ -71,6 +62,19 @@ function firstMessage(child: ChildProcess): Promise<Message> {
       );
     });
   });
+}
+
+/** By hand: a schema would have to be loaded, twice, before the VM's process has begun. */
+function isMessage(value: unknown): value is Message {
+  if (typeof value !== 'object' || value === null || !('type' in value)) return false;
+  const known = value as Record<string, unknown>;
+  return known.type === 'ready'
+    ? typeof known.vm === 'string' && typeof known.pid === 'number'
+    : known.type === 'error' &&
+        typeof known.code === 'string' &&
+        typeof known.message === 'string' &&
+        typeof known.data === 'object' &&
+        known.data !== null;
 }
 
 /** Runs the start of a VM in the child; its failure goes to the parent. */

@@ -62,7 +62,7 @@ export async function runProcess(
     else await reportReady(vm.name, store.processLog(vm.name));
     const restored = watchRestore(context, vm);
     const ended = await ending;
-    // The guest's own end does not take away a checkpoint that was taken of it before.
+    // The guest's own end takes away neither a checkpoint that was taken of it before nor its disks, if they still arrive.
     if (ended.kind === 'exit') await Promise.race([vm.saved(), aborted(context.signal)]);
     const instructions = instructionsOf(vm);
     await mounted?.unmount();

@@ -1,6 +1,6 @@
 /** ckptfs info: all that is known of one VM. */
 import type { Command } from 'commander';
-import type { ScheduleStatus, VmStatus } from '../types.js';
+import type { ArrivingStatus, ScheduleStatus, VmStatus } from '../types.js';
 import { withContext } from './context.js';
 import type { ProtectionStatus } from '../vmm/protection.js';
 import { formatFields } from './output.js';
@@ -55,7 +55,7 @@ function describeVm(
 }
 
 function describeStatus(status: VmStatus): [string, string | undefined][] {
-  const { save, restore, exit, suspended, schedule, lastError } = status;
+  const { save, restore, exit, suspended, schedule, lastError, arriving } = status;
   return [
     ['pid', String(status.pid)],
     ['started', status.startedAt],
@@ -77,7 +77,13 @@ function describeStatus(status: VmStatus): [string, string | undefined][] {
           ? `from ${restore.id} in ${formatUs(restore.completeUs)}`
           : `from ${restore.id}, ${restore.blocks.demand + restore.blocks.prefetched + restore.blocks.zero} of ${restore.blocks.total} memory blocks so far`),
     ],
+    ['arriving', arriving && describeArriving(arriving)],
   ];
+}
+
+function describeArriving({ doneBytes, totalBytes, error }: ArrivingStatus): string {
+  const amount = `${formatSize(doneBytes)} of ${formatSize(totalBytes)}`;
+  return error === undefined ? amount : `${amount}; ${error}`;
 }
 
 function describeSchedule(schedule: ScheduleStatus): string {

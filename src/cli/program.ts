@@ -3,7 +3,7 @@
  *
  * Only commander is loaded here; each command loads what it needs when it runs.
  */
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { registerBackup } from './backup.js';
 import { registerCheckpoint } from './checkpoint.js';
 import { registerCheckpoints } from './checkpoints.js';
@@ -34,25 +34,11 @@ import { registerStop } from './stop.js';
 import { registerUmount } from './umount.js';
 import { registerVerify } from './verify.js';
 import { registerVersion } from './version.js';
-
-const epilogue = `
-CKPT is VM@NAME, VM@latest, an id, or 4 or more digits of one. Sizes take K, M, G, T (powers of 1024).
-Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 4 damage found, 10 no such thing, 11 busy,
-130 interrupted. DEBUG=ckptfs:* logs to stderr.`;
+import { rootProgram } from './root_program.js';
 
 /** The whole command line. Never exits by itself: errors are thrown. */
 export function buildProgram(): Command {
-  const program = new Command('ckptfs')
-    .description('Virtual machines with live checkpoints, whose disks and checkpoints are files')
-    .option('--store <dir>', 'the store (else $CKPTFS_STORE, else $XDG_DATA_HOME/ckptfs)')
-    .option('--json', 'one JSON object a line, with type status, result or error')
-    .option('-q, --quiet', 'print results only, and those briefly')
-    .option('-v, --verbose', 'tell more')
-    .addHelpText('after', epilogue)
-    .exitOverride()
-    .configureOutput({ outputError: () => undefined })
-    // Global options may stand behind the command too, so help shows them with every command.
-    .configureHelp({ showGlobalOptions: true });
+  const program = rootProgram();
   for (const register of [
     registerRun,
     registerList,

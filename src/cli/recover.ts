@@ -1,7 +1,11 @@
 /** ckptfs recover: a VM goes on here from a checkpoint of another store, or checkpoints are proven to allow that. */
 import type { Command } from 'commander';
+import type { Store } from '../checkpoint/store.js';
 import { CkptError, exitCodes } from '../errors.js';
+import type { SshDestination } from '../transfer/dial.js';
 import type { Proof } from '../transfer/prove.js';
+import type { Arriving } from '../vmm/arriving.js';
+import type { RestoreOptions as VmRestoreOptions } from '../vmm/vm.js';
 import { type Context, withContext } from './context.js';
 import { Progress } from './progress.js';
 import { type RestoreOptions, tellRestored } from './restore.js';
@@ -26,7 +30,7 @@ export function registerRecover(program: Command): void {
     .option('--name <name>', 'name of the VM (default: the one the checkpoint was taken of)')
     .option('--replace', 'in the place of a VM of that name here, whose disks are lost')
     .option('--lazy', 'the guest runs before its memory is loaded (the default)')
-    .option('--eager', 'all memory is loaded first')
+    .option('--eager', 'all memory is loaded first; over ssh, all is copied first')
     .option('--limit <rate>', 'load no more than that a second in the background', parseRate)
     .option('--mount <dir>', 'serve the VM as files there while it runs')
     .option('--mount-options <list>', 'as -o of ckptfs mount: rw, say')
@@ -45,6 +49,7 @@ export function registerRecover(program: Command): void {
     .addHelpText(
       'after',
       '\nThe VM lives in the local store from then on: its redo logs and new checkpoints are here.' +
+        '\nOver ssh it runs before its checkpoint has been copied; "ckptfs info" shows how much has come.' +
         '\nWith --test: exit code 0 when all are proven, 3 when some are, 1 when none is.',
     );
   addSshOptions(command).action(withContext(recover));
@@ -84,30 +89,12 @@ function refuse(options: Options, reference: string | undefined): void {
   );
 }
 
-async function recoverHere(
-  context: Context,
-  options: Options,
-  dest: string,
-  reference: string,
-): Promise<number> {
+/** The local store, made if need be; refuses a VM of that name unless it is to be replaced. */
+async function admit(context: Context, options: Options, vm: string): Promise<Store> {
   const { pathExists } = await import('../checkpoint/files.js');
-  const { bring } = await import('../transfer/recover.js');
-  const { openTarget } = await import('../transfer/open.js');
-  const { Vm } = await import('../vmm/vm.js');
-  const { runProcess } = await import('./foreground.js');
-  const { signal } = context;
-  const { store, entry } = await (async () => {
-    await using target = await openTarget(dest, { signal, ...sshOptionsOf(options) });
-    // Not before: without a DEST nothing is made here.
-    const store = await context.openStore({ create: true });
-    using progress = await Progress.begin(context.output, `fetching ${reference}`, 'bytes');
-    const entry = await bring(target, reference, store, {
-      signal,
-      onProgress: (done, total) => progress.update(done, total),
-    });
-    return { store, entry };
-  })();
-  const name = options.name ?? entry.manifest?.vm ?? entry.vm;
+  // Not before: without a DEST nothing is made here.
+  const store = await context.openStore({ create: true });
+  const name = options.name ?? vm;
   // What has only been received has checkpoints and no configuration.
   if (options.replace !== true && (await pathExists(store.configFile(name)))) {
     throw new CkptError(
@@ -116,12 +103,87 @@ async function recoverHere(
       { vm: name },
     );
   }
-  const vm = await Vm.restore(store, entry, {
+  return store;
+}
+
+async function recoverHere(
+  context: Context,
+  options: Options,
+  dest: string,
+  reference: string,
+): Promise<number> {
+  const { parseDestination } = await import('../transfer/destination.js');
+  const destination = parseDestination(dest);
+  return destination.kind === 'ssh' && options.eager !== true
+    ? recoverLazily(context, options, destination, reference)
+    : recoverWhole(context, options, dest, reference);
+}
+
+/** The VM runs before its checkpoint has come. */
+async function recoverLazily(
+  context: Context,
+  options: Options,
+  destination: SshDestination,
+  reference: string,
+): Promise<number> {
+  const { dial } = await import('../transfer/dial.js');
+  // The far end starts while the rest of this command is loaded.
+  const reached = { destination, options: sshOptionsOf(options) };
+  const dialled = dial(destination, reached.options);
+  const { bringLazily } = await import('../transfer/recover.js');
+  const loading = Promise.all([import('../vmm/vm.js'), import('./foreground.js')]);
+  loading.catch(() => undefined); // met below
+  const { signal } = context;
+  let store: Store | undefined;
+  const { arriving, ...entry } = await bringLazily(
+    { ...reached, dialled },
+    reference,
+    async ({ vm }) => (store = await admit(context, options, vm)),
+    { signal, onNews: (text) => context.output.note(`ckptfs: ${text}`) },
+  );
+  if (!store) throw new Error('no store was asked for');
+  const [{ Vm }, { runProcess }] = await loading;
+  try {
+    const vm = await Vm.restore(store, entry, restoreOptions(options, arriving));
+    return await runProcess(context, store, vm, options);
+  } finally {
+    await arriving?.end();
+  }
+}
+
+async function recoverWhole(
+  context: Context,
+  options: Options,
+  dest: string,
+  reference: string,
+): Promise<number> {
+  const { bring } = await import('../transfer/recover.js');
+  const { openTarget } = await import('../transfer/open.js');
+  const { Vm } = await import('../vmm/vm.js');
+  const { runProcess } = await import('./foreground.js');
+  const { signal } = context;
+  const { store, entry } = await (async () => {
+    await using target = await openTarget(dest, { signal, ...sshOptionsOf(options) });
+    const store = await context.openStore({ create: true });
+    using progress = await Progress.begin(context.output, `fetching ${reference}`, 'bytes');
+    const entry = await bring(target, reference, store, {
+      signal,
+      onProgress: (done, total) => progress.update(done, total),
+    });
+    return { store, entry };
+  })();
+  await admit(context, options, entry.manifest?.vm ?? entry.vm);
+  const vm = await Vm.restore(store, entry, restoreOptions(options));
+  return runProcess(context, store, vm, options);
+}
+
+function restoreOptions(options: Options, arriving?: Arriving): VmRestoreOptions {
+  return {
     ...(options.name === undefined ? {} : { name: options.name }),
     lazy: options.eager !== true,
     limitBytesPerSecond: options.limit,
-  });
-  return runProcess(context, store, vm, options);
+    ...(arriving === undefined ? {} : { arriving }),
+  };
 }
 
 async function test(

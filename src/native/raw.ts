@@ -14,7 +14,7 @@ export interface RawMachine {
   load(address: number, data: Uint8Array): void;
   boot(entry: number, deviceTree: number): void;
   restore(request: string, image: RestoreImage): Promise<void>;
-  start(): void;
+  start(): Promise<void>;
   pause(): Promise<void>;
   resume(): void;
   save(request: string, onEvent: (event: string) => void): Promise<string>;
@@ -24,7 +24,7 @@ export interface RawMachine {
   commitDisk(id: string, request: string, onProgress: RawProgress): RawTask;
   surveyDisk(id: string): Promise<string>;
   compactDisk(id: string, runs: string, onProgress: RawProgress): RawTask;
-  retryRestore(): void;
+  retryRestore(): Promise<void>;
   saveProgress(): string;
   restoreProgress(): string;
   consoleInput(data: Uint8Array): void;
@@ -93,6 +93,18 @@ export interface Addon {
   setModified(path: string, mtimeNs: string): void;
   lockFile(path: string): FileLock | undefined;
   checksum(): Checksum;
+  arrivals(onWanted: () => void): RawArrivals;
+  punchHole(fd: number, offset: number, bytes: number): boolean;
+}
+
+/** Files that arrive, by the number that add() gives. */
+export interface RawArrivals {
+  add(fd: number, mtimeNs: string): number;
+  /** JSON of [file, offset, bytes, urgent] each. */
+  wanted(): string;
+  arrived(file: number, offset: number, bytes: number): void;
+  fail(): void;
+  close(): void;
 }
 
 /** XXH3-64 of bytes that come in pieces, in 16 hexadecimal digits. */

@@ -12,7 +12,7 @@ import { CkptError } from '../errors.js';
 import { DirectoryTarget } from '../transfer/directory_target.js';
 import { parseDestination } from '../transfer/destination.js';
 import { openTarget } from '../transfer/open.js';
-import type { SshOptions } from '../transfer/ssh.js';
+import type { SshOptions } from '../transfer/dial.js';
 import type { CheckpointRequest } from '../types.js';
 import { type Clock, systemClock } from './clock.js';
 import type { ProtectEvent } from './events.js';

@@ -223,7 +223,7 @@ class Place implements AsyncDisposable {
 async function liveLogBytes(store: Store, vm: string): Promise<number> {
   let bytes = 0;
   const disks = join(store.vmDirectory(vm), 'disks');
-  for (const disk of await namesIn(disks)) {
+  for (const disk of (await namesIn(disks)).filter(isName)) {
     const newest = currentLogs(await namesIn(join(disks, disk))).at(-1);
     if (newest !== undefined) bytes += (await stat(join(disks, disk, newest))).size;
   }

@@ -1,8 +1,11 @@
 /**
  * The files that have come, or are coming, of checkpoints that are not published yet:
  *
- *   vms/<vm>/incoming/<id>-<bytes>        a link of what an earlier checkpoint has
- *   vms/<vm>/incoming/<id>-<bytes>.part   as much as has come so far, from its start; all of it, maybe
+ *   vms/<vm>/incoming/<id>-<bytes>          a link of what an earlier checkpoint has
+ *   vms/<vm>/incoming/<id>-<bytes>.part     as much as has come so far, from its start; all of it, maybe
+ *   vms/<vm>/incoming/<id>-<bytes>.sparse   of what comes in any order (sparse_file.ts): of full size, with holes
+ *   vms/<vm>/incoming/<id>-<bytes>.pieces   what of that is known to be there
+ *   vms/<vm>/incoming/opened/               what comes, as a checkpoint's directory: what a VM runs from meanwhile
  *
  * Names are contents (content.ts), so that what has come counts for whatever checkpoint it belongs to. A part may
  * hold anything after a power cut: its checksum is taken over all of it, what was there before included, before it
@@ -10,9 +13,9 @@
  *
  * Owner: the holder of the VM's receive.lock.
  */
-import { constants } from 'node:fs';
+import { constants, type Stats } from 'node:fs';
 import { type FileHandle, lstat, mkdir, open, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { attempt, namesIn } from '../checkpoint/files.js';
 import { CkptError, errnoOf, systemError } from '../errors.js';
 import { type Checksum, checksum } from '../native.js';
@@ -20,6 +23,9 @@ import { violation } from './messages.js';
 import { sumPrefix } from './pump.js';
 
 const partSuffix = '.part';
+const sparseSuffix = '.sparse';
+const piecesSuffix = '.pieces';
+const blockBytes = 512; // of stat
 
 /** What is to come: its contents, its size, and how it is called for people. */
 export interface Expected {
@@ -30,7 +36,11 @@ export interface Expected {
 
 /** The directory of a VM for what has come. Only paths. */
 export class IncomingDirectory {
-  constructor(private readonly directory: string) {}
+  /** `sparse`: files come in any order, and not each from its start to its end. */
+  constructor(
+    private readonly directory: string,
+    private readonly sparse = false,
+  ) {}
 
   /** Makes it; refuses one that is a symbolic link, which would lead out of the store. */
   async prepare(): Promise<void> {
@@ -47,27 +57,43 @@ export class IncomingDirectory {
     return join(this.directory, `${id}-${bytes}`);
   }
 
+  /** What comes of it. */
   partOf(expected: Expected): string {
-    return `${this.pathOf(expected)}${partSuffix}`;
+    return `${this.pathOf(expected)}${this.sparse ? sparseSuffix : partSuffix}`;
   }
 
-  /** How much of a file is here; 'whole' when an earlier checkpoint has it. */
+  /** What of a sparse file is known to be there. */
+  piecesOf(expected: Expected): string {
+    return `${this.pathOf(expected)}${piecesSuffix}`;
+  }
+
+  /** What comes, as the directory of a checkpoint. */
+  get opened(): string {
+    return join(this.directory, 'opened');
+  }
+
+  /** How much of a file is here, of a sparse one about; 'whole' when an earlier checkpoint has it. */
   async has(expected: Expected): Promise<'whole' | number> {
-    const size = async (path: string): Promise<number | undefined> => {
+    const look = async (path: string): Promise<Stats | undefined> => {
       const stats = await lstat(path).catch(() => undefined);
-      return stats?.isFile() === true ? stats.size : undefined;
+      return stats?.isFile() === true ? stats : undefined;
     };
-    if ((await size(this.pathOf(expected))) === expected.bytes) return 'whole';
-    return Math.min((await size(this.partOf(expected))) ?? 0, expected.bytes);
+    if ((await look(this.pathOf(expected)))?.size === expected.bytes) return 'whole';
+    const part = await look(this.partOf(expected));
+    const bytes = this.sparse ? (part?.blocks ?? 0) * blockBytes : part?.size;
+    return Math.min(bytes ?? 0, expected.bytes);
   }
 
   /** Removes what is of none of these. */
   async keepOnly(expected: readonly Expected[]): Promise<void> {
     const known = new Set(
-      expected.flatMap((file) => [
-        `${file.id}-${file.bytes}`,
-        `${file.id}-${file.bytes}${partSuffix}`,
-      ]),
+      expected
+        .flatMap((file) => [
+          this.pathOf(file),
+          this.partOf(file),
+          ...(this.sparse ? [this.piecesOf(file)] : []),
+        ])
+        .map((path) => basename(path)),
     );
     for (const name of (await namesIn(this.directory)).filter((found) => !known.has(found))) {
       const path = join(this.directory, name);

@@ -6,10 +6,12 @@ import { z } from 'zod';
 import { CkptError, type ErrorCode, isErrorCode, toCkptError } from '../errors.js';
 import { isName } from '../checkpoint/names.js';
 
-export const protocolVersion = 1;
+export const protocolVersion = 2;
 /** A manifest has 4 MiB at most, and twice that as a string of JSON; the rest is for what goes with it. */
 export const maxControlBytes = 12 << 20;
 const maxManifestChars = 4 << 20;
+/** Of one `read`. */
+export const maxReadBytes = 1 << 20;
 const maxFiles = 10_000;
 const maxListed = 100_000;
 const maxTextChars = 4096;
@@ -51,6 +53,11 @@ const schemas = {
   commit: {},
   published: {},
   fetch: { vm: name, name },
+  /** Asks for an offer too, of which the other side then reads what it likes. */
+  open: { vm: name, name },
+  read: { index: count, offset: count, bytes: z.int().min(1).max(maxReadBytes) },
+  sum: { index: count },
+  close: {},
   remove: { vm: name, name, id },
   removed: {},
   /** What has come of checkpoints of a VM that are not published is of no use any more. */
@@ -72,6 +79,10 @@ const messageSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('commit'), ...schemas.commit }),
   z.strictObject({ type: z.literal('published'), ...schemas.published }),
   z.strictObject({ type: z.literal('fetch'), ...schemas.fetch }),
+  z.strictObject({ type: z.literal('open'), ...schemas.open }),
+  z.strictObject({ type: z.literal('read'), ...schemas.read }),
+  z.strictObject({ type: z.literal('sum'), ...schemas.sum }),
+  z.strictObject({ type: z.literal('close'), ...schemas.close }),
   z.strictObject({ type: z.literal('remove'), ...schemas.remove }),
   z.strictObject({ type: z.literal('removed'), ...schemas.removed }),
   z.strictObject({ type: z.literal('forget'), ...schemas.forget }),

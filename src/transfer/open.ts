@@ -1,7 +1,7 @@
 /** The target that a person names. */
 import { DirectoryTarget } from './directory_target.js';
 import { parseDestination } from './destination.js';
-import type { SshOptions } from './ssh.js';
+import type { SshOptions } from './dial.js';
 import { SshTarget } from './ssh_target.js';
 
 export interface OpenOptions extends SshOptions {

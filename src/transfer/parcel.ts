@@ -81,9 +81,10 @@ async function packDirectory(directory: string, vm: string | undefined): Promise
   return { manifest, text, files: packed, totalBytes };
 }
 
-/** The checkpoint as one of a VM of another name, which goes on from it. */
+/** The checkpoint as one of a VM of another name, which goes on from it and is in no group. */
 function draftAs(stored: Manifest, vm: string): ManifestDraft {
   const draft = draftOf(stored);
+  delete draft.group;
   return { ...draft, vm, config: { ...draft.config, name: vm } };
 }
 

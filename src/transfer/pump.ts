@@ -29,7 +29,7 @@ function isZero(part: Buffer): boolean {
 }
 
 /** Gives a piece to the sink, in runs of zeros and of other bytes. */
-async function give(piece: Buffer, sink: Sink): Promise<void> {
+export async function give(piece: Buffer, sink: Sink): Promise<void> {
   for (let at = 0; at < piece.length;) {
     const zero = isZero(piece.subarray(at, at + holeBytes));
     let end = Math.min(at + holeBytes, piece.length);
@@ -42,7 +42,7 @@ async function give(piece: Buffer, sink: Sink): Promise<void> {
 }
 
 /** Reads exactly so many bytes; IO when the file has become shorter. */
-async function readPiece(file: FileHandle, into: Buffer, position: number): Promise<Buffer> {
+export async function readPiece(file: FileHandle, into: Buffer, position: number): Promise<Buffer> {
   for (let done = 0; done < into.length;) {
     const { bytesRead } = await file.read(into, done, into.length - done, position + done);
     if (bytesRead === 0) throw new CkptError('IO', 'a file became shorter while it was read');

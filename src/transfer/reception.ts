@@ -11,19 +11,27 @@
  *
  * A guard: it holds the VM's receive.lock until it is closed.
  */
-import { lstat, rm, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { lstat, rm, statfs, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import createDebug from 'debug';
 import {
+  type Checkpoint,
   type CheckpointEntry,
   diskLayers,
   listCheckpoints,
   openCheckpoint,
 } from '../checkpoint/checkpoints.js';
-import { attempt, linkOrCopy, makePrivateDirectory, namesIn } from '../checkpoint/files.js';
+import {
+  attempt,
+  linkOnly,
+  linkOrCopy,
+  makePrivateDirectory,
+  namesIn,
+} from '../checkpoint/files.js';
 import {
   draftOf,
   type Manifest,
+  manifestFile,
   type ManifestFile,
   parseManifest,
 } from '../checkpoint/manifest.js';
@@ -36,6 +44,7 @@ import { type FileLock, lockFile, openDisk, openMemoryImage, setModified } from 
 import { contentId, openStored, parentTime } from './content.js';
 import { type Expected, IncomingDirectory, IncomingFile } from './incoming.js';
 import { type Offer, violation } from './messages.js';
+import { SparseFile } from './sparse_file.js';
 
 const debug = createDebug('ckptfs:transfer');
 /** Longer than a receiver waits for a sender that is gone (receive.ts). */
@@ -74,6 +83,7 @@ export class Reception implements AsyncDisposable {
     private readonly place: IncomingDirectory,
     private readonly parts: readonly Part[],
     private readonly lock: FileLock,
+    private readonly text: string,
   ) {
     const seen = new Set<string>();
     this.wanted = parts.flatMap(({ here, bytes, id }, index) => {
@@ -89,15 +99,23 @@ export class Reception implements AsyncDisposable {
   /**
    * Judges an offer; undefined when the store has that checkpoint already. Rejects with a reason for the sender:
    * DAMAGED, UNSUPPORTED (its manifest), USAGE (what is no checkpoint), EXISTS (its name is another's), BUSY,
-   * NO_SPACE.
+   * NO_SPACE. With `sparse` its files come in any order, by whoever puts them to
+   * partPath() and says adopt(). Of another checkpoint than `of` it is DAMAGED.
    */
-  static async begin(store: Store, offer: Offer): Promise<Reception | undefined> {
+  static async begin(
+    store: Store,
+    offer: Offer,
+    { sparse = false, of }: { sparse?: boolean; of?: { vm: string; name: string } } = {},
+  ): Promise<Reception | undefined> {
     const manifest = parseManifest(Buffer.from(offer.manifest), 'the offered manifest');
+    if (of && (manifest.vm !== of.vm || manifest.name !== of.name)) {
+      throw new CkptError('DAMAGED', `the far end offers ${manifest.vm}@${manifest.name} instead`);
+    }
     const parts = partsOf(manifest, offer);
     const { vm, name, id } = manifest;
     await prepareVm(store, vm);
     const lock = await lockReception(store, vm, lockLimitMs);
-    const place = new IncomingDirectory(store.incomingDirectory(vm));
+    const place = new IncomingDirectory(store.incomingDirectory(vm), sparse);
     try {
       const entries = await listCheckpoints(store, vm);
       if (entries.some((entry) => entry.manifest?.id === id)) {
@@ -115,7 +133,7 @@ export class Reception implements AsyncDisposable {
       await place.keepOnly(parts);
       for (const part of parts) part.here = await place.has(part);
       await linkPresent(entries, parts, place);
-      const reception = new Reception(store, manifest, place, parts, lock);
+      const reception = new Reception(store, manifest, place, parts, lock, offer.manifest);
       await reception.#refuseFull();
       debug('%s@%s: %d of %d files wanted', vm, name, reception.wanted.length, parts.length);
       return reception;
@@ -160,6 +178,27 @@ export class Reception implements AsyncDisposable {
     this.#current = undefined;
     await file.finish(sum);
     await this.#settle(index);
+  }
+
+  /** What has come of a file that comes in any order. */
+  sparse(index: number): Promise<SparseFile> {
+    return SparseFile.open(this.place, this.part(index));
+  }
+
+  /**
+   * What has come and is coming, as a checkpoint's directory that can be opened; by links alone, so that what comes
+   * still, comes there too. UNSUPPORTED where files cannot have several names.
+   */
+  async openedDirectory(): Promise<string> {
+    const directory = this.place.opened;
+    await rm(directory, { recursive: true, force: true });
+    for (const part of this.parts) {
+      const target = join(directory, part.path);
+      await makePrivateDirectory(dirname(target));
+      await attempt(`cannot add ${part.path}`, () => linkOnly(this.#placeOf(part), target));
+    }
+    await writeFile(join(directory, manifestFile), this.text, { mode: 0o600 });
+    return directory;
   }
 
   /** Where a file may be made in another way than by open(); adopt() then takes it. */
@@ -353,6 +392,15 @@ async function idOf(
 async function openLikeRestore(directory: string): Promise<void> {
   const checkpoint = await openCheckpoint(directory);
   (await openMemoryImage(directory)).close();
+  await openDisks(checkpoint);
+}
+
+/** The disks of it alone; whatever the machine then reads to open them is here, if the checkpoint is arriving. */
+export async function openDisksLikeRestore(directory: string): Promise<void> {
+  await openDisks(await openCheckpoint(directory));
+}
+
+async function openDisks(checkpoint: Checkpoint): Promise<void> {
   for (const { id } of checkpoint.manifest.disks) {
     (await openDisk(diskLayers(checkpoint, id))).close();
   }

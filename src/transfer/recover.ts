@@ -4,8 +4,10 @@ import { type Reference, parseReference } from '../checkpoint/names.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import { DirectoryTarget } from './directory_target.js';
+import { Arrival, type ArrivalHooks, type Dial, type FarLink } from './arrival.js';
+import type { Dialled, SshDestination, SshOptions } from './dial.js';
 import type { ListedCheckpoint } from './messages.js';
-import type { SshTarget } from './ssh_target.js';
+import { SshTarget } from './ssh_target.js';
 import type { TransferHooks } from './target.js';
 
 /**
@@ -26,6 +28,73 @@ export async function bring(
   const { vm, name } = choose(await target.list(), reference);
   await target.fetch(vm, name, local, hooks);
   return findCheckpoint(local, `${vm}@${name}`);
+}
+
+/** A far end that has been dialled, and how it is reached again. */
+export interface Reached {
+  destination: SshDestination;
+  options: SshOptions;
+  dialled: Dialled;
+}
+
+/** A checkpoint to be restored from, and what brings it if not all of it is here. */
+export interface Brought {
+  vm: string;
+  name: string;
+  directory: string;
+  arriving?: Arrival;
+}
+
+/**
+ * A checkpoint of the far end, within reach as soon as a VM can run from it: the rest comes meanwhile. `into` opens the
+ * store once it is known which one it is. NOT_FOUND, USAGE (several fit), DAMAGED, BUSY, NO_SPACE, IO.
+ */
+export async function bringLazily(
+  { destination, options, dialled }: Reached,
+  reference: string,
+  into: (of: { vm: string; name: string }) => Promise<Store>,
+  { signal, ...hooks }: ArrivalHooks & { signal?: AbortSignal } = {},
+): Promise<Brought> {
+  const target = await SshTarget.open(destination, options, signal, dialled);
+  // What waits for the far end then fails.
+  const hangUp = (): void => void target[Symbol.asyncDispose]();
+  signal?.addEventListener('abort', hangUp);
+  try {
+    const { vm, name } = await find(target, reference);
+    const local = await into({ vm, name });
+    const dialAgain: Dial = async (ending) =>
+      linkTo(await SshTarget.open(destination, options, ending), vm, name);
+    const link = await linkTo(target, vm, name);
+    const arriving = await Arrival.begin(link, dialAgain, local, { vm, name }, hooks);
+    if (arriving) return { vm, name, directory: arriving.directory, arriving };
+    const { directory } = await findCheckpoint(local, `${vm}@${name}`);
+    return { vm, name, directory };
+  } catch (error) {
+    await target[Symbol.asyncDispose]();
+    throw signal?.aborted ? new CkptError('CANCELLED', 'the recovery was cancelled') : error;
+  } finally {
+    signal?.removeEventListener('abort', hangUp);
+  }
+}
+
+/** Opens a checkpoint there; on failure the target is closed. */
+async function linkTo(target: SshTarget, vm: string, name: string): Promise<FarLink> {
+  const end = () => target[Symbol.asyncDispose]();
+  try {
+    const far = await target.checkpoint(vm, name);
+    return { far, explain: (failure) => target.explain(failure), end };
+  } catch (error) {
+    await end();
+    throw error;
+  }
+}
+
+/** Which checkpoint is meant; who names one exactly need not be told what there is. */
+async function find(target: SshTarget, text: string): Promise<{ vm: string; name: string }> {
+  const reference = parseReference(text);
+  if (reference.kind === 'name') return reference;
+  const among = reference.kind === 'latest' ? reference.vm : undefined;
+  return choose(await target.list(among), text);
 }
 
 /** The one of a target's checkpoints that a person names. NOT_FOUND, USAGE. */

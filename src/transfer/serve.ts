@@ -11,11 +11,13 @@ import { CkptError } from '../errors.js';
 import { Connection } from './connection.js';
 import { listStore } from './listing.js';
 import { violation } from './messages.js';
-import { pack } from './parcel.js';
+import { serveOpened } from './open_parcel.js';
+import { pack, type Parcel } from './parcel.js';
 import { receiveParcel } from './receive.js';
 import { forgetIncoming, removeListed } from './removal.js';
 import { Reception } from './reception.js';
 import { sendParcel } from './send.js';
+import { Sources } from './sources.js';
 
 /** Without a byte, or a ping, for so long the other side is gone: nothing may stay locked for it. */
 export const idleLimitMs = 20_000;
@@ -76,11 +78,16 @@ async function serveNext(
       return true;
     }
     case 'fetch': {
-      const packed = await orRefuse(connection, async () => {
-        const { directory } = await findCheckpoint(store, `${request.vm}@${request.name}`);
-        return pack(directory);
-      });
+      const packed = await orRefuse(connection, () => packOf(store, request));
       if (packed) await sendParcel(connection, packed.value);
+      return true;
+    }
+    case 'open': {
+      const opened = await orRefuse(connection, async () => {
+        const parcel = await packOf(store, request);
+        return { parcel, sources: await Sources.openAll(parcel) };
+      });
+      if (opened) await serveOpened(connection, opened.value.parcel, opened.value.sources);
       return true;
     }
     case 'remove': {
@@ -100,6 +107,11 @@ async function serveNext(
     default:
       throw violation(`${request.type} is no request`);
   }
+}
+
+async function packOf(store: Store, of: { vm: string; name: string }): Promise<Parcel> {
+  const { directory } = await findCheckpoint(store, `${of.vm}@${of.name}`);
+  return pack(directory);
 }
 
 /** Does what is asked for; undefined when that failed, which the other side has been told. */

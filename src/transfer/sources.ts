@@ -23,9 +23,17 @@ export class Sources implements AsyncDisposable {
     }
   }
 
+  /** All of its files, from their start. */
+  static openAll(parcel: Parcel): Promise<Sources> {
+    return Sources.open(
+      parcel,
+      parcel.files.map((_, index) => ({ index, offset: 0 })),
+    );
+  }
+
   of(index: number): { packed: Packed; file: FileHandle } {
     const [packed, file] = [this.parcel.files[index], this.#open.get(index)];
-    if (!packed || !file) throw new Error('a file that was not opened');
+    if (!packed || !file) throw violation('a file that was not offered');
     return { packed, file };
   }
 

@@ -2,25 +2,11 @@
  * `ckptfs receive` at the far end of the ssh client that the user has, with the user's keys, configuration and known
  * hosts. A guard: the client ends with it.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { CkptError, toCkptError } from '../errors.js';
 import { Connection } from './connection.js';
-import type { Destination } from './destination.js';
+import { dial, type Dialled, type SshDestination, type SshOptions } from './dial.js';
 import type { MessageOf } from './messages.js';
 
-/** How the far end is reached; by default from the environment. */
-export interface SshOptions {
-  /** The ssh command with options of its own, in words: $CKPTFS_SSH, else ssh. */
-  ssh?: string | undefined;
-  /** ckptfs at the far end, as its shell finds it: $CKPTFS_REMOTE, else ckptfs. */
-  remoteProgram?: string | undefined;
-}
-
-export type SshDestination = Extract<Destination, { kind: 'ssh' }>;
-
-/** Nobody is there to be asked; a link that is gone is noticed within half a minute. */
-const sshOptions = ['BatchMode=yes', 'ServerAliveInterval=10', 'ServerAliveCountMax=3'];
 const maxStderrBytes = 4096;
 const endMs = 5000;
 /** What a shell says of a command that it does not find. */
@@ -28,44 +14,36 @@ const notFoundCode = 127;
 const sshFailedCode = 255;
 
 export class SshLink implements AsyncDisposable {
+  private readonly child: Dialled['child'];
   #stderr = '';
   readonly #ended: Promise<number | null>;
 
   private constructor(
-    private readonly child: ChildProcess,
+    { child, ended }: Dialled,
     readonly connection: Connection,
     private readonly where: string,
   ) {
-    child.stderr?.setEncoding('utf8').on('data', (piece: string) => {
+    this.child = child;
+    child.stderr.setEncoding('utf8').on('data', (piece: string) => {
       this.#stderr = (this.#stderr + piece).slice(-maxStderrBytes);
     });
-    this.#ended = Promise.race([
-      once(child, 'close').then(([code]) => code as number | null),
-      new Promise<null>((resolve) => {
-        child.once('error', (error) => {
-          this.#stderr += error.message;
-          resolve(null);
-        });
-      }),
-    ]);
-    this.#ended.catch(() => undefined); // once() rejects where the client could not be started
+    this.#ended = ended.then(({ code, error }) => {
+      this.#stderr += error ?? '';
+      return code;
+    });
   }
 
-  /** Connects and says hello. IO (no connection, with what ssh said), UNSUPPORTED (no ckptfs there, or another version). */
+  /** Connects, or takes the client that dial() has started, and says hello. IO (no connection, with what ssh said), UNSUPPORTED (no ckptfs there, or another version). */
   static async open(
     destination: SshDestination,
-    { create = false, ...options }: SshOptions & { create?: boolean } = {},
+    options: SshOptions = {},
     signal?: AbortSignal,
+    dialled = dial(destination, options),
   ): Promise<{ link: SshLink; hello: MessageOf<'hello'> }> {
     const { host, path } = destination;
-    const [ssh, args] = farCommand(
-      destination,
-      ['receive', ...(create ? [] : ['--existing']), path],
-      options,
-    );
-    const child = spawn(ssh, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+    const { child } = dialled;
     const connection = new Connection(child.stdout, child.stdin);
-    const link = new SshLink(child, connection, `ssh://${host}${path}`);
+    const link = new SshLink(dialled, connection, `ssh://${host}${path}`);
     const abort = (): void => void child.kill();
     signal?.addEventListener('abort', abort);
     try {
@@ -126,38 +104,8 @@ export class SshLink implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.connection.close();
-    this.child.stdin?.destroy();
+    this.child.stdin.destroy();
     this.child.kill();
     await this.#ended;
   }
-}
-
-/** What is to be started here for ckptfs with these words to run at the far end. */
-export function farCommand(
-  { host, user, port }: SshDestination,
-  args: readonly string[],
-  options: SshOptions = {},
-): [program: string, args: string[]] {
-  const [ssh = 'ssh', ...own] = words(options.ssh ?? process.env.CKPTFS_SSH ?? 'ssh');
-  const remote = options.remoteProgram ?? process.env.CKPTFS_REMOTE ?? 'ckptfs';
-  return [
-    ssh,
-    [
-      ...own,
-      ...sshOptions.flatMap((option) => ['-o', option]),
-      ...(port === undefined ? [] : ['-p', String(port)]),
-      ...['-T', '--', user === undefined ? host : `${user}@${host}`],
-      [remote, ...args.map(quoted)].join(' '),
-    ],
-  ];
-}
-
-function words(text: string): string[] {
-  return text.split(/\s+/).filter((word) => word !== '');
-}
-
-/** A word for the shell at the far end; the names of commands and options are theirs as they are. */
-function quoted(text: string): string {
-  if (/^[a-z-]+$/.test(text)) return text;
-  return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,13 +1,13 @@
 /** A store at the far end of ssh as a target. One request at a time. */
 import type { Store } from '../checkpoint/store.js';
-import { CkptError } from '../errors.js';
-import type { Destination } from './destination.js';
+import type { Dialled, SshDestination, SshOptions } from './dial.js';
+import { FarCheckpoint } from './far_checkpoint.js';
 import type { ListedCheckpoint } from './messages.js';
 import type { Parcel } from './parcel.js';
 import { receiveParcel } from './receive.js';
 import { Reception } from './reception.js';
 import { sendParcel } from './send.js';
-import { SshLink, type SshOptions } from './ssh.js';
+import { SshLink } from './ssh.js';
 import type { Judge, Sent, Target, TargetInfo, TransferHooks } from './target.js';
 
 export class SshTarget implements Target {
@@ -17,11 +17,12 @@ export class SshTarget implements Target {
   ) {}
 
   static async open(
-    destination: Extract<Destination, { kind: 'ssh' }>,
-    options: SshOptions & { create?: boolean } = {},
+    destination: SshDestination,
+    options: SshOptions = {},
     signal?: AbortSignal,
+    dialled?: Dialled,
   ): Promise<SshTarget> {
-    const { link, hello } = await SshLink.open(destination, options, signal);
+    const { link, hello } = await SshLink.open(destination, options, signal, dialled);
     const { program, store, freeBytes = 0 } = hello;
     const target = new SshTarget(link, { program, store: store ?? destination.path, freeBytes });
     // Without a store the far end says why not.
@@ -67,14 +68,19 @@ export class SshTarget implements Target {
       const { connection } = this.link;
       await connection.send({ type: 'fetch', vm, name });
       const offer = await connection.expect('offer');
-      const reception = await Reception.begin(into, offer);
-      const offered = reception?.manifest;
-      if (offered && (offered.vm !== vm || offered.name !== name)) {
-        await reception[Symbol.asyncDispose]();
-        throw new CkptError('DAMAGED', `the far end offers ${offered.vm}@${offered.name} instead`);
-      }
+      const reception = await Reception.begin(into, offer, { of: { vm, name } });
       await receiveParcel(connection, reception, hooks);
     });
+  }
+
+  /** Opens a checkpoint there, to read of it what is needed; nothing else can be asked for then. */
+  checkpoint(vm: string, name: string): Promise<FarCheckpoint> {
+    return this.#explaining(() => FarCheckpoint.open(this.link.connection, vm, name));
+  }
+
+  /** A failure of the connection, with what ssh says of it. */
+  explain(failure: unknown): Promise<unknown> {
+    return this.link.explain(failure);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -11,7 +11,7 @@ import { z } from 'zod';
 import { CkptError, isErrorCode } from '../errors.js';
 import { greeting } from './connection.js';
 import type { Destination } from './destination.js';
-import { farCommand, type SshOptions } from './ssh.js';
+import { farCommand, type SshOptions } from './dial.js';
 
 export interface StartedThere {
   vm: string;

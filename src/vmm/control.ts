@@ -39,7 +39,7 @@ export interface Controlled {
   metrics(): Promise<string>;
   pause(): Promise<void>;
   resume(): void;
-  retry(): void;
+  retry(): Promise<void>;
   /** Ends the VM after the answer has been sent. */
   stop(): Promise<void>;
   checkpoint(request: CheckpointRequest, hooks: SaveHooks): Promise<CheckpointSummary>;
@@ -209,7 +209,7 @@ async function route(
       vm.resume();
       return reply(response, 200, {});
     case 'POST /retry':
-      vm.retry();
+      await vm.retry();
       return reply(response, 200, {});
     case 'POST /stop':
       reply(response, 200, {});

@@ -28,6 +28,8 @@ import { CkptError } from '../errors.js';
 import type { DiskLayers } from '../native.js';
 
 const baseFile = 'base.json';
+/** Beside the directories of disks that are arriving (arriving.ts). */
+export const arrivingMark = '.arriving';
 const maxBaseBytes = 64 << 10;
 
 const schema = z.strictObject({
@@ -79,8 +81,16 @@ export function parentPath(directory: string, { parent }: DiskBase): string {
   return isAbsolute(parent) ? parent : join(directory, parent);
 }
 
-/** The layers of the disk in `directory`, as the addon opens them. */
+/** The layers of the disk in `directory`, as the addon opens them. BUSY while they are arriving: what has not come would
+ *  be read as zeros. */
 export async function layersOf(directory: string, parent: string): Promise<DiskLayers> {
+  if (await pathExists(join(dirname(directory), arrivingMark))) {
+    throw new CkptError(
+      'BUSY',
+      `the disk in ${directory} is still arriving from another host; wait until it has come ("ckptfs info")`,
+      { directory },
+    );
+  }
   const base = await readBase(directory, parent);
   const { parentIdentity, committed } = base;
   return {

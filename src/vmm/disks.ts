@@ -5,7 +5,10 @@
  *   <vm>/disks.new/            the disks of a restore, until they replace disks/
  *   <vm>/disks.old/            the replaced disks, until the restore has succeeded
  *
- * A restore that a kill cuts short has happened once disks/ are its own, and else has not.
+ *   <vm>/disks/.arriving       these come from another host (arriving.ts): they have holes where nothing has come
+ *
+ * A restore that a kill cuts short has happened once disks/ are its own, and else has not. One whose disks are arriving
+ * has not happened before all has come.
  *
  * Owner: the process that holds the VM's lock.
  */
@@ -15,10 +18,12 @@ import { type Checkpoint, diskLayers } from '../checkpoint/checkpoints.js';
 import { logNumber } from '../checkpoint/disk_names.js';
 import {
   attempt,
+  linkOnly,
   linkOrCopy,
   makePrivateDirectory,
   pathExists,
   syncPath,
+  writeDurable,
 } from '../checkpoint/files.js';
 import type { Store } from '../checkpoint/store.js';
 import {
@@ -30,7 +35,7 @@ import {
   type RedoLayer,
 } from '../native.js';
 import type { DiskConfig, VmConfig } from '../types.js';
-import { cleanBase, layersOf, nextRedo, writeBase } from './disk_base.js';
+import { arrivingMark, cleanBase, layersOf, nextRedo, writeBase } from './disk_base.js';
 
 /** How a disk is opened when `redo` are its logs: a persistent one without logs is written directly. */
 function access(disk: DiskConfig, redo: readonly RedoLayer[]): NativeDiskConfig['access'] {
@@ -89,12 +94,14 @@ async function firstLayers(
 /**
  * The disks of a VM that is restored: the checkpoint's sealed logs under a fresh one. They replace the
  * disks of an earlier run of the VM: restoring in place goes back to the checkpoint. The caller ends
- * that with keepRestoredDisks() or, when the restore fails, with returnReplacedDisks().
+ * that with keepRestoredDisks() or, when the restore fails, with returnReplacedDisks(). `arriving`: not all of the
+ * checkpoint is there yet.
  */
 export async function restoreDisks(
   store: Store,
   config: VmConfig,
   checkpoint: Checkpoint,
+  { arriving }: { arriving?: unknown } = {},
 ): Promise<NativeDiskConfig[]> {
   const vmDirectory = store.vmDirectory(config.name);
   await settleReplacement(vmDirectory);
@@ -107,7 +114,8 @@ export async function restoreDisks(
     await makePrivateDirectory(directory);
     const adopt = async (file: string): Promise<string> => {
       const path = join(directory, basename(file));
-      await attempt(`cannot link ${file}`, () => linkOrCopy(file, path));
+      const link = arriving !== undefined ? linkOnly : linkOrCopy;
+      await attempt(`cannot link ${file}`, () => link(file, path));
       return path;
     };
     const redo: RedoLayer[] = [];
@@ -144,6 +152,7 @@ export async function restoreDisks(
   }
   await attempt(`cannot replace the disks of VM ${config.name}`, async () => {
     await mkdir(fresh, { recursive: true });
+    if (arriving !== undefined) await writeDurable(join(fresh, arrivingMark), '');
     if (await pathExists(current)) await rename(current, old);
     await rename(fresh, current);
     await syncPath(vmDirectory);
@@ -154,6 +163,15 @@ export async function restoreDisks(
 /** The restore has succeeded: the disks that it replaced go. */
 export async function keepRestoredDisks(store: Store, vm: string): Promise<void> {
   await settleReplacement(store.vmDirectory(vm));
+}
+
+/** All that was arriving of the disks is there, durably. */
+export async function settleArrivedDisks(store: Store, vm: string): Promise<void> {
+  const { current } = places(store.vmDirectory(vm));
+  await attempt(`cannot keep the disks of VM ${vm}`, async () => {
+    await rm(join(current, arrivingMark), { force: true });
+    if (await pathExists(current)) await syncPath(current);
+  });
 }
 
 /** The restore has failed and its machine is closed: the disks that it replaced come back. */
@@ -178,6 +196,10 @@ function places(vmDirectory: string): { current: string; fresh: string; old: str
 async function settleReplacement(vmDirectory: string): Promise<void> {
   const { current, fresh, old } = places(vmDirectory);
   await attempt(`cannot replace ${current}`, async () => {
+    if (await pathExists(join(current, arrivingMark))) {
+      await rm(fresh, { recursive: true, force: true });
+      await rename(current, fresh);
+    }
     if (!(await pathExists(current)) && (await pathExists(old))) await rename(old, current);
     await rm(fresh, { recursive: true, force: true });
     await rm(old, { recursive: true, force: true });

@@ -36,6 +36,8 @@ export class Saves {
   current: SaveUnderWay | undefined;
   /** Of the last checkpoint that failed untold, until one is published. */
   lastError: CheckpointFailure | undefined;
+  /** Why none can be taken for now, if that is so. */
+  obstacle: () => string | undefined = () => undefined;
   readonly #context: SaveContext;
   readonly #tell: (event: CheckpointEvent) => void;
   #cancel = new AbortController();
@@ -121,8 +123,12 @@ export class Saves {
     else this.#context.machine.proceedSave(step);
   }
 
-  /** BUSY while a checkpoint is being saved. */
+  /** BUSY while a checkpoint is being saved, or none can be. */
   refuseBusy(): void {
+    const why = this.obstacle();
+    if (why !== undefined) {
+      throw new CkptError('BUSY', `VM ${this.#context.config.name}: ${why}; wait for that`);
+    }
     if (!this.current) return;
     throw new CkptError(
       'BUSY',

@@ -27,6 +27,8 @@ export function scheduleOf(context: ScheduledContext): Schedule {
   return new Schedule(config.schedule ?? {}, {
     obstacle() {
       if (saves.current) return 'a checkpoint is being saved';
+      const why = saves.obstacle();
+      if (why !== undefined) return why;
       if (disks.underWay !== undefined) return disks.underWay;
       const { state } = machine.status();
       return state === 'running' ? undefined : `the VM is ${state}`;

@@ -27,6 +27,7 @@ import {
   type RestoreProgress,
   type TaskHooks,
 } from '../native.js';
+import { type Arriving, VmArrival } from './arriving.js';
 import { type BootPlan, loadGuest, planBoot } from './boot.js';
 import { type Claim, claimExisting, claimNew, releasingOnFailure } from './claim.js';
 import { checkDisks, completeConfig, storedConfig } from './config.js';
@@ -65,6 +66,8 @@ export interface RestoreOptions {
   lazy: boolean;
   /** Limit on what is loaded in the background. */
   limitBytesPerSecond?: number | undefined;
+  /** What brings the checkpoint, of which not all is there yet. */
+  arriving?: Arriving | undefined;
 }
 
 interface VmEvents {
@@ -94,8 +97,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   #settled: Promise<void> = Promise.resolve();
   #paused = false;
   #suspended: { id: string; name: string } | undefined;
-  #restore: { id: string; preparedUs: number } | undefined;
+  #restore: { id: string; begunAt: string; preparedUs: number } | undefined;
   #closed: Promise<void> | undefined;
+  #arrival: VmArrival | undefined;
   /** Where this process serves its mount, for status; set by whoever mounts. */
   mountpoint: string | undefined;
 
@@ -174,7 +178,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     entry: Pick<CheckpointEntry, 'directory'> & Partial<CheckpointEntry>,
     options: RestoreOptions,
   ): Promise<Vm> {
-    const begun = process.hrtime.bigint();
+    const [begun, begunAt] = [process.hrtime.bigint(), new Date().toISOString()];
     // Takes the longest, so it goes on beside the rest.
     const image = openRestoreImage(entry.directory);
     image.catch(() => undefined);
@@ -186,12 +190,12 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const claim = inPlace ? claimExisting(store, name) : await claimNew(store, name);
     return releasingOnFailure(store, name, claim, async () => {
       await cleanUnpublished(store, name);
-      const disks = await restoreDisks(store, config, checkpoint);
+      const disks = await restoreDisks(store, config, checkpoint, options);
       let vm: Vm | undefined;
       try {
         vm = new Vm(store, config, claim, disks);
         vm.#restore = {
-          id: manifest.id,
+          ...{ id: manifest.id, begunAt },
           preparedUs: Number((process.hrtime.bigint() - begun) / 1000n),
         };
         if (entry.vm !== undefined) await makePrivateDirectory(store.ordersDirectory(entry.vm));
@@ -205,6 +209,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
             : { limitBytesPerSecond: options.limitBytesPerSecond }),
         };
         await vm.#machine.restore(request, await image);
+        if (options.arriving) return vm.#arrive(options.arriving);
         await store.writeConfig(name, config);
         vm.#settled = keepRestoredDisks(store, name);
         vm.#settled.catch((error: unknown) => debug('%s: %o', name, error)); // the next start does it
@@ -223,7 +228,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
 
   /** Runs the guest. */
   async start(): Promise<void> {
-    this.#machine.start();
+    await this.#machine.start();
     this.#schedule.start();
     await this.#writeStatus();
   }
@@ -292,9 +297,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     });
   }
 
-  /** Resolves when no checkpoint is being saved: one whose pause is over does not need the guest any more. */
-  saved(): Promise<void> {
-    return this.#saves.settled();
+  /** Resolves when nothing goes on that does not need the guest: a checkpoint after its pause, or one still arriving. */
+  async saved(): Promise<void> {
+    await Promise.all([this.#saves.settled(), this.#arrival?.settled()]);
   }
 
   /** Commits the redo logs of a disk into its parent while the guest goes on. BUSY during a checkpoint. */
@@ -350,8 +355,9 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
   }
 
   /** After a failed read of the restore's source has been mended: the guest goes on. */
-  retryRestore(): void {
-    this.#machine.retryRestore();
+  async retryRestore(): Promise<void> {
+    if (this.#arrival?.retry() === true && this.#machine.status().state !== 'failed') return;
+    await this.#machine.retryRestore();
   }
 
   /** The restore this VM came from, with times counted from the call of restore(). */
@@ -372,6 +378,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const progress = this.#machine.saveProgress();
     const { current: save, lastError } = this.#saves;
     const restore = this.restoreProgress();
+    const arriving = this.#arrival?.status();
+    const { id, begunAt } = this.#restore ?? { id: '', begunAt: '' };
     return {
       vm: this.name,
       state: machine.state === 'created' ? 'starting' : machine.state,
@@ -391,7 +399,8 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
       ...(machine.error === undefined ? {} : { error: machine.error }),
       ...(this.#exit ? { exit: this.#exit } : {}),
       ...(save && progress ? { save: { ...progress, id: save.id, name: save.name } } : {}),
-      ...(restore && this.#restore ? { restore: { ...restore, id: this.#restore.id } } : {}),
+      ...(restore ? { restore: { ...restore, id, begunAt } } : {}),
+      ...(arriving ? { arriving } : {}),
       ...(this.mountpoint === undefined ? {} : { mount: this.mountpoint }),
     };
   }
@@ -417,10 +426,27 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     await scheduled;
     await this.#upkeep.stop();
     await this.#writeStatus('ended');
+    this.#arrival?.fail();
     await this.#machine.close();
+    await this.#arrival?.end();
     await this.#settled.catch(() => undefined); // logged already
     await this.#consoleLog.end();
     this.#server?.close();
+  }
+
+  #arrive(arriving: Arriving): this {
+    const arrival = new VmArrival(arriving, {
+      ...{ store: this.#store, config: this.#config },
+      progress: () => this.#machine.restoreProgress(),
+      onWhole: () => void this.#writeStatus(),
+      onBroken: (error) => {
+        this.emit('error', error);
+        void this.stop();
+      },
+    });
+    this.#arrival = arrival;
+    this.#saves.obstacle = () => arrival.obstacle();
+    return this;
   }
 
   #refuseSuspending(): void {
@@ -454,6 +480,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
         break;
       case 'error':
         debug('machine: %s', event.message);
+        if (this.#closed) break; // it comes of being closed
         this.emit(
           'error',
           new CkptError(

@@ -108,13 +108,17 @@ export class Hosts {
     await run('ip', ['-n', this.near, 'link', 'set', 'veth0', state]);
   }
 
-  /** Lets the link carry no more than so many Mbit/s. */
+  /** Lets the link carry no more than so many Mbit/s each way. */
   async limit(mbit: number): Promise<void> {
-    await run('ip', ['netns', 'exec', this.near, 'tc', ...this.#shape('replace', mbit)]);
+    for (const host of [this.near, this.far]) {
+      await run('ip', ['netns', 'exec', host, 'tc', ...this.#shape('replace', mbit)]);
+    }
   }
 
   async unlimit(): Promise<void> {
-    await run('ip', ['netns', 'exec', this.near, 'tc', 'qdisc', 'del', 'dev', 'veth0', 'root']);
+    for (const host of [this.near, this.far]) {
+      await run('ip', ['netns', 'exec', host, 'tc', 'qdisc', 'del', 'dev', 'veth0', 'root']);
+    }
   }
 
   async remove(): Promise<void> {

@@ -7,8 +7,11 @@ import { lstat, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { diskLayers, openCheckpoint } from '../../src/checkpoint/checkpoints.js';
+import { draftOf, type Manifest, writeManifest } from '../../src/checkpoint/manifest.js';
 import type { Store } from '../../src/checkpoint/store.js';
 import { openDisk } from '../../src/native.js';
+import type { Offer } from '../../src/transfer/messages.js';
+import { offerOf, type Parcel } from '../../src/transfer/parcel.js';
 import type { Vm } from '../../src/vmm/vm.js';
 import { memoryHash, sourceHash } from './chains.js';
 import { bareConfig, boot, until } from './guests.js';
@@ -78,4 +81,11 @@ export async function pictureOf(root: string): Promise<Map<string, string>> {
     picture.set(path, contents);
   }
   return picture;
+}
+
+/** The offer of a parcel whose manifest says something else. */
+export function forged(parcel: Parcel, change: (manifest: Manifest) => void): Offer {
+  const manifest = structuredClone(parcel.manifest);
+  change(manifest);
+  return { ...offerOf(parcel), manifest: writeManifest(draftOf(manifest), manifest.files).text };
 }

@@ -3,8 +3,10 @@ import { PassThrough } from 'node:stream';
 import type { Store } from '../../src/checkpoint/store.js';
 import { type CkptError, toCkptError } from '../../src/errors.js';
 import { Connection, greeting, program } from '../../src/transfer/connection.js';
+import type { FarLink } from '../../src/transfer/arrival.js';
+import { FarCheckpoint } from '../../src/transfer/far_checkpoint.js';
 import { FrameWriter } from '../../src/transfer/frames.js';
-import { protocolVersion } from '../../src/transfer/messages.js';
+import { type Message, protocolVersion } from '../../src/transfer/messages.js';
 import type { Parcel } from '../../src/transfer/parcel.js';
 import { sendParcel } from '../../src/transfer/send.js';
 import { serve } from '../../src/transfer/serve.js';
@@ -63,4 +65,31 @@ export async function say(
   await Promise.race([talk(writer), ended]);
   writer.end();
   return ended;
+}
+
+/** What a far end that answers as the test wants is asked for, until it is cut. */
+export type Answer = (request: Message, writer: FrameWriter) => Promise<void>;
+
+/** A checkpoint that is opened at such a far end. */
+export async function openedAt(of: { vm: string; name: string }, answer: Answer): Promise<FarLink> {
+  const [toFar, fromFar] = [new PassThrough(), new PassThrough()];
+  const writer = new FrameWriter(fromFar);
+  const there = new Connection(toFar, fromFar);
+  const answering = async (): Promise<void> => {
+    await there.greet();
+    for (let request = await there.receive(); request; request = await there.receive()) {
+      await answer(request as Message, writer);
+    }
+  };
+  answering().catch(() => undefined); // it was cut
+  const connection = new Connection(fromFar, toFar);
+  await connection.greet();
+  return {
+    far: await FarCheckpoint.open(connection, of.vm, of.name),
+    explain: (failure) => Promise.resolve(failure),
+    end: () => {
+      for (const stream of [toFar, fromFar]) stream.destroy();
+      return Promise.resolve();
+    },
+  };
 }

@@ -23,7 +23,9 @@ std::span<const std::byte> bytesOf(const iovec& piece, size_t from) {
 CheckpointFile CheckpointFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throwErrno(errno, "cannot open " + path);
-  return {path, fd};
+  CheckpointFile file(path, fd);
+  file.arrival_ = Arrival::of(fd);
+  return file;
 }
 
 CheckpointFile CheckpointFile::create(const std::string& path) {
@@ -34,7 +36,7 @@ CheckpointFile CheckpointFile::create(const std::string& path) {
 }
 
 CheckpointFile::CheckpointFile(CheckpointFile&& other) noexcept
-    : path_(std::move(other.path_)), fd_(other.fd_) {
+    : path_(std::move(other.path_)), fd_(other.fd_), arrival_(std::move(other.arrival_)) {
   other.fd_ = -1;
 }
 
@@ -51,6 +53,8 @@ FileIdentity CheckpointFile::identity() const {
 }
 
 int CheckpointFile::tryRead(uint64_t offset, std::span<std::byte> into) const noexcept {
+  if (arrival_ != nullptr)
+    if (const int err = arrival_->await(offset, into.size())) return err;
   while (!into.empty()) {
     const ssize_t n = pread(fd_, into.data(), into.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;

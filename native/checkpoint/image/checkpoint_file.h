@@ -1,6 +1,7 @@
 // A file of a checkpoint: owned descriptor, whole reads and whole writes at given offsets.
 //
-// The noexcept calls serve fault paths and return errno; the others throw Error naming the path.
+// The noexcept calls serve fault paths and return errno; the others throw Error naming the path. A
+// read of a file that is still arriving (base/arrival.h) waits for what it needs.
 #pragma once
 
 #include <sys/uio.h>
@@ -8,8 +9,11 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+
+#include "base/arrival.h"
 
 namespace ckptfs {
 
@@ -57,6 +61,7 @@ class CheckpointFile {
   CheckpointFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   std::string path_;
   int fd_;
+  std::shared_ptr<Arrival> arrival_;  // null: all of it is here
 };
 
 }  // namespace ckptfs

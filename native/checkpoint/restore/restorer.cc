@@ -139,6 +139,7 @@ void Restorer::makePlan() {
 
 void Restorer::work() {
   nameThread("ckptfs-restore");
+  const Arrival::Patience patience;
   worker_.scratch = std::make_unique_for_overwrite<std::byte[]>(memory_.geometry().blockBytes());
   std::call_once(planned_, [this] { makePlan(); });
   std::unique_lock lock(stateLock_);

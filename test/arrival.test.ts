@@ -311,22 +311,30 @@ t.test('bytes that change on their way are refused, and never published', async 
   t.same(await contentsOf(directory), await contentsOf(source.directory));
 });
 
-t.test('memory that is damaged stops the VM, and is never published', async (t) => {
-  const { near, end, source } = await setup(t, { stillMib: 8, diskMib: 4 });
-  const segment = source.manifest?.files.find(({ path }) => path.endsWith('.cold'))?.path ?? '';
-  const path = join(source.directory, segment);
-  const bytes = await readFile(path);
-  for (let at = 1 << 20; at < bytes.length - 8192; at += 1 << 20)
-    bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
-  await writeFile(path, bytes);
-  const { vm, arriving, watch } = await recover(t, near, end);
-  await vm.start();
-  t.match(await watch.failed(), { code: 'DAMAGED' });
-  await until('all has come', () => arriving.status().doneBytes === arriving.status().totalBytes);
-  await until('the checksums', () => end.requests.filter(({ type }) => type === 'sum').length > 4);
-  await vm.close();
-  t.same(await listCheckpoints(near, 'web'), []);
-});
+for (const [where, strideBytes] of [
+  ['here and there', mib],
+  ['everywhere, also where it goes on,', 256],
+] as const) {
+  t.test(`memory that is damaged ${where} stops the VM, and is never published`, async (t) => {
+    const { near, end, source } = await setup(t, { stillMib: 8, diskMib: 4 });
+    for (const { path: segment } of source.manifest?.files ?? []) {
+      if (!/\.(hot|cold)$/.test(segment)) continue;
+      const path = join(source.directory, segment);
+      const bytes = await readFile(path);
+      for (let at = 4096 + strideBytes; at < bytes.length - 8192; at += strideBytes)
+        bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+      await writeFile(path, bytes);
+    }
+    const { vm, arriving, watch } = await recover(t, near, end);
+    await vm.start();
+    t.match(await watch.failed(), { code: 'DAMAGED' });
+    await until('all has come', () => arriving.status().doneBytes === arriving.status().totalBytes);
+    const sums = () => end.requests.filter(({ type }) => type === 'sum').length;
+    await until('the checksums', () => sums() > 4);
+    await vm.close();
+    t.same(await listCheckpoints(near, 'web'), []);
+  });
+}
 
 t.test('a far end that cannot be opened', async (t) => {
   const { near, end, source } = await setup(t, { stillMib: 1, diskMib: 1 });

@@ -4,6 +4,7 @@ import { CkptError } from '../errors.js';
 import { type Codec, codecs } from '../native.js';
 import type { CloneToCommandOptions } from './clone_to.js';
 import { type Context, withContext } from './context.js';
+import { restoring } from './restore.js';
 import { parseCount, parseRate, parseSize } from './sizes.js';
 import { addSshOptions } from './ssh_options.js';
 
@@ -73,15 +74,7 @@ export function registerClone(program: Command): void {
         const { cloneThere } = await import('./clone_to.js');
         return cloneThere(context, { ...options, to }, source);
       }
-      const detach = options.detach === true && (await import('./detach.js'));
-      if (detach && !detach.isDetachedChild()) {
-        const { tellRestored } = await import('./restore.js');
-        const { vm, pid } = await detach.startDetached(context);
-        await tellRestored(context, vm, pid, options.wait);
-        return undefined;
-      }
-      const start = () => cloneProcess(context, source, options);
-      return detach ? detach.reportingFailure(start) : start();
+      return restoring(context, options, () => cloneProcess(context, source, options));
     }),
   );
 }

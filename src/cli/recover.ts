@@ -4,11 +4,9 @@ import type { Store } from '../checkpoint/store.js';
 import { CkptError, exitCodes } from '../errors.js';
 import type { SshDestination } from '../transfer/dial.js';
 import type { Proof } from '../transfer/prove.js';
-import type { Arriving } from '../vmm/arriving.js';
-import type { RestoreOptions as VmRestoreOptions } from '../vmm/vm.js';
 import { type Context, withContext } from './context.js';
 import { Progress } from './progress.js';
-import { type RestoreOptions, tellRestored } from './restore.js';
+import { refuseBoth, type RestoreOptions, restoring, vmOptionsOf } from './restore.js';
 import { formatUs, parseInterval, parseRate } from './sizes.js';
 import { addSshOptions, destinationHelp, type SshOptions, sshOptionsOf } from './ssh_options.js';
 
@@ -63,22 +61,15 @@ async function recover(
 ): Promise<number | undefined> {
   refuse(options, reference);
   if (options.test === true) return test(context, options, dest, reference);
-  const detach = options.detach === true && (await import('./detach.js'));
-  if (detach && !detach.isDetachedChild()) {
-    const { vm, pid } = await detach.startDetached(context);
-    await tellRestored(context, vm, pid, options.wait);
-    return undefined;
-  }
-  const start = () => recoverHere(context, options, dest, reference ?? '');
-  return detach ? detach.reportingFailure(start) : start();
+  return restoring(context, options, () => recoverHere(context, options, dest, reference ?? ''));
 }
 
 function refuse(options: Options, reference: string | undefined): void {
-  const { test: isTest = false, all = false, lazy, eager, expect, type, timeout } = options;
+  const { test: isTest = false, all = false, expect, type, timeout } = options;
   const when = (wrong: boolean, message: string): void => {
     if (wrong) throw new CkptError('USAGE', message);
   };
-  when(lazy === true && eager === true, '--lazy and --eager exclude each other; give one of them');
+  refuseBoth(options);
   when(
     !isTest && (all || (expect ?? type ?? timeout) !== undefined),
     '--all, --expect, --type and --timeout are for a proof; give --test too',
@@ -144,7 +135,7 @@ async function recoverLazily(
   if (!store) throw new Error('no store was asked for');
   const [{ Vm }, { runProcess }] = await loading;
   try {
-    const vm = await Vm.restore(store, entry, restoreOptions(options, arriving));
+    const vm = await Vm.restore(store, entry, { ...vmOptionsOf(options), arriving });
     return await runProcess(context, store, vm, options);
   } finally {
     await arriving?.end();
@@ -173,17 +164,8 @@ async function recoverWhole(
     return { store, entry };
   })();
   await admit(context, options, entry.manifest?.vm ?? entry.vm);
-  const vm = await Vm.restore(store, entry, restoreOptions(options));
+  const vm = await Vm.restore(store, entry, vmOptionsOf(options));
   return runProcess(context, store, vm, options);
-}
-
-function restoreOptions(options: Options, arriving?: Arriving): VmRestoreOptions {
-  return {
-    ...(options.name === undefined ? {} : { name: options.name }),
-    lazy: options.eager !== true,
-    limitBytesPerSecond: options.limit,
-    ...(arriving === undefined ? {} : { arriving }),
-  };
 }
 
 async function test(

@@ -5,6 +5,8 @@ import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
 import type { RestoreProgress } from '../native.js';
 import type { VmStatus } from '../types.js';
+import type { RestoreOptions as VmRestoreOptions } from '../vmm/vm.js';
+import { inBackground } from './background.js';
 import { type Context, withContext } from './context.js';
 import { formatUs, parseRate } from './sizes.js';
 
@@ -42,19 +44,34 @@ export function registerRestore(program: Command): void {
     )
     .action(
       withContext(async (context, options: RestoreOptions, reference: string) => {
-        if (options.lazy === true && options.eager === true) {
-          throw new CkptError('USAGE', '--lazy and --eager exclude each other; give one of them');
-        }
-        const detach = options.detach === true && (await import('./detach.js'));
-        if (detach && !detach.isDetachedChild()) {
-          const { vm, pid } = await detach.startDetached(context);
-          await tellRestored(context, vm, pid, options.wait);
-          return undefined;
-        }
-        const start = () => restoreProcess(context, reference, options);
-        return detach ? detach.reportingFailure(start) : start();
+        refuseBoth(options);
+        return restoring(context, options, () => restoreProcess(context, reference, options));
       }),
     );
+}
+
+/** USAGE when both ways of loading are asked for. */
+export function refuseBoth({ lazy, eager }: Pick<RestoreOptions, 'lazy' | 'eager'>): void {
+  if (lazy !== true || eager !== true) return;
+  throw new CkptError('USAGE', '--lazy and --eager exclude each other; give one of them');
+}
+
+/** Runs `start`, which restores a VM, here; with --detach in the background, and tells how far it has come. */
+export function restoring(
+  context: Context,
+  { detach, wait }: Pick<RestoreOptions, 'detach' | 'wait'>,
+  start: () => Promise<number>,
+): Promise<number | undefined> {
+  return inBackground(context, detach, start, (vm, pid) => tellRestored(context, vm, pid, wait));
+}
+
+/** The options of the command as those of the VM. */
+export function vmOptionsOf({ name, eager, limit }: RestoreOptions): VmRestoreOptions {
+  return {
+    ...(name === undefined ? {} : { name }),
+    lazy: eager !== true,
+    limitBytesPerSecond: limit,
+  };
 }
 
 async function restoreProcess(
@@ -67,16 +84,12 @@ async function restoreProcess(
   const { runProcess } = await import('./foreground.js');
   const store = await context.openStore();
   const entry = await findCheckpoint(store, reference);
-  const vm = await Vm.restore(store, entry, {
-    ...(options.name === undefined ? {} : { name: options.name }),
-    lazy: options.eager !== true,
-    limitBytesPerSecond: options.limit,
-  });
+  const vm = await Vm.restore(store, entry, vmOptionsOf(options));
   return runProcess(context, store, vm, options);
 }
 
 /** Follows the restore in the VM's process and prints its result. */
-export async function tellRestored(
+async function tellRestored(
   context: Context,
   vm: string,
   pid: number,

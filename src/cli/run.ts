@@ -7,6 +7,7 @@ import { CkptError, systemError } from '../errors.js';
 import { type TraceName, traceNames } from '../native.js';
 import type { DiskConfig, VmConfigInput } from '../types.js';
 import type { Vm } from '../vmm/vm.js';
+import { inBackground } from './background.js';
 import { withContext } from './context.js';
 import { parseDisk } from './disk_option.js';
 import { parseCount, parseInterval, parseSize } from './sizes.js';
@@ -74,18 +75,14 @@ export function registerRun(program: Command): void {
     )
     .action(
       withContext(async (context, options: RunOptions) => {
-        const detach = options.detach === true && (await import('./detach.js'));
-        if (detach && !detach.isDetachedChild()) {
-          const { vm, pid } = await detach.startDetached(context);
-          context.output.result({ vm, pid, state: 'running' }, `${vm} is running (pid ${pid})`, vm);
-          return undefined;
-        }
-        const { runProcess } = await import('./foreground.js');
         const start = async () => {
+          const { runProcess } = await import('./foreground.js');
           const store = await context.openStore({ create: true });
           return runProcess(context, store, await makeVm(store, options), options);
         };
-        return detach ? detach.reportingFailure(start) : start();
+        return inBackground(context, options.detach, start, (vm, pid) =>
+          context.output.result({ vm, pid, state: 'running' }, `${vm} is running (pid ${pid})`, vm),
+        );
       }),
     );
 }

@@ -193,7 +193,7 @@ export class Arrival implements Arriving {
   /** Brings what opening the checkpoint takes. */
   async #open(): Promise<void> {
     const { manifest } = this.reception;
-    for (const [number, { sparse, index }] of this.files.entries()) {
+    for (const [number, { sparse }] of this.files.entries()) {
       const { path, bytes } = sparse.expected;
       const time = parentTime(manifest, path);
       this.#arrivals.add(sparse.fd, time);
@@ -201,7 +201,7 @@ export class Arrival implements Arriving {
         const offset = first * pieceBytes;
         this.#arrivals.arrived(number, offset, Math.min(end * pieceBytes, bytes) - offset);
       }
-      this.#wantToOpen(number, path, bytes, index);
+      this.#wantToOpen(number, path, bytes);
     }
     this.#notes = setInterval(() => void this.#note(), noteMs).unref();
     this.#fill();
@@ -213,13 +213,13 @@ export class Arrival implements Arriving {
   }
 
   /** The small files as a whole; of segments and redo logs both ends. Parents are read by the guest alone. */
-  #wantToOpen(number: number, path: string, bytes: number, index: number): void {
+  #wantToOpen(number: number, path: string, bytes: number): void {
     const want = (offset: number, count: number): void => {
       this.#order.want(number, offset, count, true);
     };
     if (isSmall(path)) return want(0, bytes);
     if (path.endsWith('.raw')) return;
-    debug('the ends of %s (%d)', path, index);
+    debug('the ends of %s', path);
     want(0, Math.min(bytes, pieceBytes));
     if (bytes > pieceBytes) want(bytes - 1, 1);
   }
@@ -341,18 +341,15 @@ export class Arrival implements Arriving {
 
   /** Waits so long, or until retry(); false at the end. */
   async #pause(ms: number | undefined): Promise<boolean> {
+    if (this.#ending.signal.aborted) return false;
     const waited = new AbortController();
     const woken = new Promise<void>((resolve) => (this.#wake = resolve));
-    const stop = (): void => this.#wake();
-    this.#ending.signal.addEventListener('abort', stop, { once: true });
-    if (this.#ending.signal.aborted) stop();
     const time =
       ms === undefined
         ? woken
         : setTimeout(ms, undefined, { ref: false, signal: waited.signal }).catch(() => undefined);
     await Promise.race([woken, time]);
     waited.abort();
-    this.#ending.signal.removeEventListener('abort', stop);
     return !this.#ending.signal.aborted;
   }
 
@@ -378,7 +375,7 @@ export class Arrival implements Arriving {
       });
       file.isProven = true;
     }
-    await Promise.race([this.#allowed, aborted(this.#ending.signal)]);
+    await this.#allowed;
     if (this.#ending.signal.aborted) return;
     clearInterval(this.#notes);
     await this.#noting;
@@ -412,6 +409,9 @@ export class Arrival implements Arriving {
 
   async #end(): Promise<void> {
     this.#ending.abort();
+    // Whoever waits for something else sees that it has ended.
+    this.#wake();
+    this.#allow();
     clearInterval(this.#notes);
     if (!this.#isPublished) this.#arrivals.fail();
     const link = this.#link;
@@ -472,11 +472,4 @@ function notAsSent(path: string): CkptError {
     `${path} has not arrived as it is at the far end (its checksum differs), so the VM does not go on; recover it again`,
     { file: path },
   );
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    signal.addEventListener('abort', () => resolve(), { once: true });
-    if (signal.aborted) resolve();
-  });
 }

@@ -40,6 +40,8 @@ interface ArrivingVm {
   config: VmConfig;
   /** Of the memory that it goes on from. */
   progress(): RestoreProgress | undefined;
+  /** It waits for memory that cannot be read. */
+  hasFailed(): boolean;
   /** All has come: it is a VM like any other. */
   onWhole(): void;
   /** What it ran from is not what was sent: it must not go on. */
@@ -122,7 +124,9 @@ export class VmArrival {
         await setTimeout(ms, undefined, { ref: false });
       }
     };
-    if (await holds(startPollMs, ({ firstInstructionUs }) => firstInstructionUs > 0)) {
+    // One that fails before its first instruction is in no hurry either.
+    const { vm } = this;
+    if (await holds(startPollMs, (progress) => progress.firstInstructionUs > 0 || vm.hasFailed())) {
       this.arriving.runs();
     }
     if (await holds(loadPollMs, ({ done }) => done)) this.arriving.mayPublish();

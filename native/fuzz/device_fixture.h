@@ -13,10 +13,11 @@
 #include "fuzz/fuzz_input.h"
 #include "machine/platform.h"
 #include "memory/guest_memory.h"
+#include "test/cpu/no_host.h"
 
 namespace ckptfs::fuzz {
 
-class DeviceFixture final : VcpuHost {
+class DeviceFixture final : NoHost {
  public:
   static constexpr uint64_t kRamBytes = 1 << 16;
   static constexpr unsigned kHarts = 1;
@@ -81,13 +82,6 @@ class DeviceFixture final : VcpuHost {
     config.disks.push_back(parent);
     return config;
   }
-
-  bool mmioRead(uint64_t, unsigned, uint64_t&) noexcept override { return false; }
-  bool mmioWrite(uint64_t, unsigned, uint64_t) noexcept override { return false; }
-  uint64_t now() noexcept override { return 0; }
-  void setTimer(unsigned, uint64_t) noexcept override {}
-  void debugWrite(const uint8_t*, uint64_t) noexcept override {}
-  void guestExit(const GuestExit&) noexcept override {}
 
   const Scratch scratch_;
   const MachineConfig config_;

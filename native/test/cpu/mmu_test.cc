@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "test/cpu/no_host.h"
+
 namespace ckptfs::rv64::test {
 namespace {
 
@@ -18,7 +20,7 @@ constexpr uint64_t kVirtual = 0x40000000;       // VPN = 1, 0, 0
 constexpr uint64_t kTarget = kBase + 0x200000;  // what the leaves map
 constexpr uint64_t V = 1, R = 2, W = 4, X = 8, U = 16, G = 32, A = 64, D = 128;
 
-struct NoDevices : VcpuHost {
+struct OneDevice : NoHost {
   bool mmioRead(uint64_t address, unsigned, uint64_t& value) noexcept override {
     value = 0x5a;
     return address == 0x10000000;
@@ -26,10 +28,6 @@ struct NoDevices : VcpuHost {
   bool mmioWrite(uint64_t address, unsigned, uint64_t) noexcept override {
     return address == 0x10000000;
   }
-  uint64_t now() noexcept override { return 0; }
-  void setTimer(unsigned, uint64_t) noexcept override {}
-  void debugWrite(const uint8_t*, uint64_t) noexcept override {}
-  void guestExit(const GuestExit&) noexcept override {}
 };
 
 struct Fixture {
@@ -69,7 +67,7 @@ struct Fixture {
 
   std::vector<uint64_t> ram;
   HartState state;
-  NoDevices host;
+  OneDevice host;
   Mmu mmu;
 };
 

@@ -1,74 +1,15 @@
 // Disks whose files are still arriving: what is not there yet is waited for, and is neither zeros
 // nor a change.
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <thread>
-
-#include "base/arrival.h"
 #include "disk/chain.h"
+#include "test/base/comer.h"
 #include "test/disk/scratch.h"
 
 namespace ckptfs {
 namespace {
 
 constexpr uint64_t kPiece = Arrival::kPieceBytes;
-
-/** Files that come from others of the same size, on a thread of their own, when they are wanted. */
-class Comer {
- public:
-  struct Coming {
-    std::string from, to;
-    uint64_t modifiedNs;
-  };
-  explicit Comer(const std::vector<Coming>& files) {
-    thread_ = std::thread([this, files] { come(files); });
-    rings_.wait(0);  // all of them are arriving
-  }
-  ~Comer() {
-    ended_ = true;
-    ring();
-    thread_.join();
-  }
-  Comer(const Comer&) = delete;
-  Comer& operator=(const Comer&) = delete;
-  /** Pieces that have come. */
-  unsigned pieces() const { return pieces_; }
-
- private:
-  void ring() {
-    ++rings_;
-    rings_.notify_all();
-  }
-  void come(const std::vector<Coming>& files) {
-    std::vector<std::pair<int, std::shared_ptr<Arrival>>> arrivals;
-    for (const auto& [from, to, modifiedNs] : files) {
-      const int fd = ::open(to.c_str(), O_RDWR);
-      REQUIRE(fd >= 0);
-      arrivals.emplace_back(fd, Arrival::begin(fd, modifiedNs, [this] { ring(); }));
-    }
-    ring();
-    for (uint32_t heard = rings_; !ended_; heard = rings_) {
-      for (size_t i = 0; i < files.size(); ++i) {
-        const Bytes bytes = contents(files[i].from);
-        const auto& [fd, arrival] = arrivals[i];
-        for (const auto& [offset, length, urgent] : arrival->takeWanted()) {
-          REQUIRE(pwrite(fd, bytes.data() + offset, length, off_t(offset)) == ssize_t(length));
-          pieces_ += unsigned((length + kPiece - 1) / kPiece);
-          arrival->arrived(offset, length);
-        }
-      }
-      rings_.wait(heard);
-    }
-    for (const auto& [fd, arrival] : arrivals) close(fd);
-  }
-
-  std::atomic<uint32_t> rings_{0};
-  std::atomic<bool> ended_{false};
-  std::atomic<unsigned> pieces_{0};
-  std::thread thread_;
-};
 
 /** A file of that size, all of it a hole. */
 std::string hollow(const Scratch& scratch, const std::string& name, uint64_t bytes) {

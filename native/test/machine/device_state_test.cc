@@ -9,6 +9,7 @@
 #include "devices/memory_map.h"
 #include "machine/platform.h"
 #include "memory/guest_memory.h"
+#include "test/cpu/no_host.h"
 #include "test/machine/rig.h"
 
 namespace ckptfs {
@@ -21,7 +22,7 @@ Json golden(unsigned format) {
 }
 
 /** Devices and a vCPU as the golden files are of, with nothing that runs. */
-class Parts final : VcpuHost {
+class Parts final : NoHost {
  public:
   Parts()
       : platform(
@@ -39,23 +40,11 @@ class Parts final : VcpuHost {
   static constexpr uint64_t kRamBytes = 128 << 20;
 
   static MachineConfig config(const TempDirectory& directory) {
-    DiskConfig disk;
-    disk.id = "vda";
-    disk.access = "direct";
-    disk.parent = directory.path() + "/disk.raw";
-    std::ofstream(disk.parent) << "parent";
-    std::filesystem::resize_file(disk.parent, 64 << 20);
     MachineConfig config;
     config.memoryBytes = kRamBytes;
-    config.disks.push_back(disk);
+    config.disks.push_back(makeDisk(directory, 64 << 20));
     return config;
   }
-  bool mmioRead(uint64_t, unsigned, uint64_t&) noexcept override { return false; }
-  bool mmioWrite(uint64_t, unsigned, uint64_t) noexcept override { return false; }
-  uint64_t now() noexcept override { return 0; }
-  void setTimer(unsigned, uint64_t) noexcept override {}
-  void debugWrite(const uint8_t*, uint64_t) noexcept override {}
-  void guestExit(const GuestExit&) noexcept override {}
 
   const TempDirectory directory_;
   GuestMemory memory_{kRamBytes, Geometry{}};

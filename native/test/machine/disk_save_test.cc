@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
-#include <fstream>
 #include <future>
 
 #include "test/machine/rig.h"
@@ -11,14 +10,9 @@ namespace ckptfs {
 namespace {
 
 /** A raw disk of 1 MiB behind faults. */
-DiskConfig makeDisk(const TempDirectory& directory) {
-  DiskConfig disk;
-  disk.id = "vda";
-  disk.access = "direct";
-  disk.parent = directory.path() + "/disk.raw";
+DiskConfig makeFaultyDisk(const TempDirectory& directory) {
+  DiskConfig disk = makeDisk(directory, 1 << 20);
   disk.faults = std::make_shared<Faults>();
-  std::ofstream(disk.parent) << "parent";
-  std::filesystem::resize_file(disk.parent, 1 << 20);
   return disk;
 }
 
@@ -67,7 +61,7 @@ size_t inFlight(const CheckpointResult& result) {
 
 TEST_CASE("a guest that uses its disk is saved and restored with requests in flight, or drained") {
   const TempDirectory directory;
-  const DiskConfig disk = makeDisk(directory);
+  const DiskConfig disk = makeFaultyDisk(directory);
   Faults& faults = *disk.faults;
   Rig rig(1, {disk});
   rig.boot("disk");
@@ -91,7 +85,7 @@ TEST_CASE("a guest that uses its disk is saved and restored with requests in fli
 
 TEST_CASE("a restored guest is saved again before its requests in flight have come back") {
   const TempDirectory directory;
-  DiskConfig disk = makeDisk(directory);
+  DiskConfig disk = makeFaultyDisk(directory);
   CheckpointResult result;
   {
     Rig rig(1, {disk});
@@ -118,7 +112,7 @@ TEST_CASE("a restored guest is saved again before its requests in flight have co
 
 TEST_CASE("a checkpoint that waits for writes in flight can be cancelled, and closed upon") {
   const TempDirectory directory;
-  const DiskConfig disk = makeDisk(directory);
+  const DiskConfig disk = makeFaultyDisk(directory);
   auto rig = std::make_unique<Rig>(1, std::vector<DiskConfig>{disk});
   rig->boot("disk");
   REQUIRE(usesDisk(*rig));

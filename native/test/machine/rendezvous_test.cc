@@ -3,7 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <fstream>
 #include <future>
 #include <map>
 
@@ -60,13 +59,7 @@ TEST_CASE("a save waits at each step until it is let on from there, and from now
 TEST_CASE("a save that waits in vain fails, and the guest goes on") {
   for (const std::string& trace : traceEngineNames()) {
     const TempDirectory directory;
-    DiskConfig disk;
-    disk.id = "vda";
-    disk.access = "direct";
-    disk.parent = directory.path() + "/disk.raw";
-    std::ofstream(disk.parent) << "parent";
-    std::filesystem::resize_file(disk.parent, 1 << 20);
-    Rig rig(2, {disk}, trace);
+    Rig rig(2, {makeDisk(directory, 1 << 20)}, trace);
     rig.boot();
     REQUIRE(rig.scribbled());
     int round = 0;

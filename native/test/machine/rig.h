@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -49,6 +50,17 @@ inline constexpr bool kSanitized = true;  // ten to a hundred times slower: fewe
 #else
 inline constexpr bool kSanitized = false;
 #endif
+
+/** A raw disk of that size in the directory, mostly zeros. */
+inline DiskConfig makeDisk(const TempDirectory& directory, uint64_t bytes) {
+  DiskConfig disk;
+  disk.id = "vda";
+  disk.access = "direct";
+  disk.parent = directory.path() + "/disk.raw";
+  std::ofstream(disk.parent) << "parent";
+  std::filesystem::resize_file(disk.parent, bytes);
+  return disk;
+}
 
 /** Waits for something that must come; false only after a time that no slow host needs. */
 inline bool eventually(const std::function<bool()>& holds) {

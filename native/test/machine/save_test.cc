@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <csignal>
-#include <fstream>
 #include <future>
 #include <random>
 
@@ -11,17 +10,6 @@
 
 namespace ckptfs {
 namespace {
-
-/** A raw disk of 1 MiB. */
-std::vector<DiskConfig> makeDisk(const TempDirectory& directory) {
-  DiskConfig disk;
-  disk.id = "vda";
-  disk.access = "direct";
-  disk.parent = directory.path() + "/disk.raw";
-  std::ofstream(disk.parent) << "parent";
-  std::filesystem::resize_file(disk.parent, 1 << 20);
-  return {disk};
-}
 
 /** No file of this process grows beyond some size: a full filesystem for the test's own files. */
 class FullFilesystem {
@@ -47,7 +35,7 @@ class FullFilesystem {
 
 TEST_CASE("a live checkpoint holds RAM as it was in the pause") {
   const TempDirectory directory;
-  Rig rig(2, makeDisk(directory));
+  Rig rig(2, {makeDisk(directory, 1 << 20)});
   rig.boot();
   REQUIRE(rig.scribbled());
   std::atomic<bool> stop{false};
@@ -275,7 +263,7 @@ TEST_CASE("two checkpoints at once: one is refused") {
 
 TEST_CASE("a checkpoint that is cancelled at any moment leaves a guest that goes on") {
   const TempDirectory directory;
-  Rig rig(2, makeDisk(directory));
+  Rig rig(2, {makeDisk(directory, 1 << 20)});
   rig.boot();
   REQUIRE(rig.scribbled());
   std::mt19937 random(1);
@@ -306,7 +294,7 @@ TEST_CASE("a checkpoint that is cancelled at any moment leaves a guest that goes
 
 TEST_CASE("a checkpoint that finds no room fails, and the next one succeeds") {
   const TempDirectory directory;
-  Rig rig(2, makeDisk(directory));
+  Rig rig(2, {makeDisk(directory, 1 << 20)});
   rig.boot();
   REQUIRE(rig.scribbled());
   int round = 0;
@@ -337,7 +325,7 @@ TEST_CASE("close comes amid a checkpoint") {
   for (int round = 0; round < (kSanitized ? 10 : 40); ++round) {
     CAPTURE(round);
     const TempDirectory directory;
-    Rig rig(2, makeDisk(directory));
+    Rig rig(2, {makeDisk(directory, 1 << 20)});
     rig.boot();
     std::optional<Code> failed;
     std::thread saver([&] {

@@ -16,12 +16,18 @@ import { transportsUnderTest } from './support/tools.js';
 const remounter = fileURLToPath(new URL('support/remounter.js', import.meta.url));
 const cycles = Number(process.env.CKPTFS_MOUNT_CYCLES ?? 20);
 /** Until then pools fill and code is loaded. */
-const warmUpCycles = 5;
+const warmUpCycles = 5 + Math.floor(cycles / 10);
 /** Buffers come and go. */
-const slackBytes = 64 << 20;
+const slackBytes = 32 << 20;
 const slackMappings = 128;
 /** What the binding of fuse-native keeps of every mount: a thread's stack, and what belongs to its session. */
 const keptByBinding = { mappings: 4, bytes: 320 << 10 };
+
+/** What is freed goes back to the kernel: else a heap in pieces looks like one that leaks. */
+const tidy = {
+  execArgv: ['--expose-gc'],
+  env: { ...process.env, MALLOC_ARENA_MAX: '1', MALLOC_MMAP_THRESHOLD_: '65536' },
+};
 
 t.setTimeout(120_000 + cycles * 2_000);
 
@@ -54,7 +60,7 @@ for (const transport of transportsUnderTest()) {
       const [store, directory] = [join(base, 'store'), join(base, 'mnt')];
       await makeStore(store);
       await mkdir(directory);
-      const child = fork(remounter, [store, directory, transport ?? ''], { execArgv: [] });
+      const child = fork(remounter, [store, directory, transport ?? ''], tidy);
       const exited = once(child, 'exit');
       t.teardown(async () => {
         while ((await mountOn(directory)) !== undefined) await unmountPath(directory, true);

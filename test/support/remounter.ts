@@ -15,6 +15,7 @@ async function remount(): Promise<void> {
     directory,
     transport === '' ? {} : { transport: parseTransport(transport) },
   );
+  globalThis.gc?.();
   process.send?.(mounted.transport);
 }
 

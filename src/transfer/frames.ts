@@ -20,7 +20,6 @@ const kinds = { control: 1, data: 2, zeros: 3 } as const;
 
 export type Frame =
   | { kind: 'control'; bytes: Buffer }
-  /** `pieces` are good until the next frame is asked for. */
   | { kind: 'data'; bytes: number; pieces: Buffer[] }
   | { kind: 'zeros'; bytes: number };
 

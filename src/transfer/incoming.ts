@@ -26,6 +26,11 @@ const partSuffix = '.part';
 const sparseSuffix = '.sparse';
 const piecesSuffix = '.pieces';
 const blockBytes = 512; // of stat
+/**
+ * Larger writes make Linux put larger folios into its page cache, of memory that the host of a virtual machine has to
+ * find first: 2 MiB at a time are three times slower there, and no faster elsewhere.
+ */
+const writeBytes = 256 << 10;
 
 /** What is to come: its contents, its size, and how it is called for people. */
 export interface Expected {
@@ -153,7 +158,7 @@ export class IncomingFile {
     for (const piece of pieces) this.sum.update(piece);
     await attempt(`cannot write ${this.place.partOf(this.expected)}`, async () => {
       for (let rest = pieces; rest.length > 0;) {
-        const { bytesWritten } = await this.file.writev(rest, this.#position);
+        const { bytesWritten } = await this.file.writev(firstOf(rest), this.#position);
         this.#position += bytesWritten;
         rest = after(rest, bytesWritten);
       }
@@ -213,6 +218,13 @@ export class IncomingFile {
 }
 
 const zeroBytes = Buffer.alloc(1 << 20);
+
+/** As many pieces as are written at once. */
+function firstOf(pieces: readonly Buffer[]): readonly Buffer[] {
+  let bytes = 0;
+  const end = pieces.findIndex((piece) => (bytes += piece.length) >= writeBytes);
+  return end < 0 ? pieces : pieces.slice(0, end + 1);
+}
 
 /** What is left of pieces when so many bytes of them have been written. */
 function after(pieces: readonly Buffer[], bytes: number): readonly Buffer[] {

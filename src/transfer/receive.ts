@@ -25,9 +25,12 @@ export async function receiveParcel(
   const came = (bytes: number): void => hooks.onProgress?.((doneBytes += bytes), totalBytes);
   await connection.send({ type: 'wanted', files: [...reception.wanted] });
   let current: { index: number; file: IncomingFile } | undefined;
+  // One write is under way while the next bytes come.
+  let writing = Promise.resolve();
   for (;;) {
     if (hooks.signal?.aborted) throw new CkptError('CANCELLED', 'the transfer was cancelled');
     const received = await connection.receive();
+    await writing;
     if (received === undefined) throw lost();
     switch (received.type) {
       case 'file': {
@@ -37,7 +40,8 @@ export async function receiveParcel(
       }
       case 'data':
         if (!current) throw violation('data of no file');
-        await current.file.data(received.pieces);
+        writing = current.file.data(received.pieces);
+        writing.catch(() => undefined); // met above
         came(received.bytes);
         break;
       case 'zeros':

@@ -1,7 +1,7 @@
 /**
  * Checkpoints from one store to another: to a directory beside cp, to a far host over ssh beside rsync, a second
- * backup after a hundredth of memory has changed, a recovery over ssh, and clones of a VM that runs. Two hosts are network namespaces with a
- * veth pair and a real sshd. Ours ends when all is durable, so the peers are followed by sync of their filesystem.
+ * backup after a hundredth of memory has changed, a recovery and a protection over ssh, and clones of a VM that runs.
+ * Two hosts are network namespaces with a veth pair and a real sshd. Ours ends when all is durable, so the peers are followed by sync of their filesystem.
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,6 +14,7 @@ import { Hosts, noHosts } from '../test/support/hosts.js';
 import { Ckptfs } from './ckptfs.js';
 import { clones } from './clone_to.js';
 import { fullGuest, gib, type MemoryGuest, mib } from './guest.js';
+import { protection } from './protection.js';
 import { makeRandomFile } from './random_file.js';
 import { median, missing, row, type Row, rowsOf } from './row.js';
 import { ended, spawnTied } from './tied.js';
@@ -235,6 +236,7 @@ export async function transfer(quick: boolean): Promise<Row[]> {
       if (hosts) {
         rows.push(...(await overSsh(source, hosts, quick)));
         rows.push(...(await recovery(source, hosts, quick)));
+        rows.push(...(await protection(hosts, quick)));
       } else {
         rows.push(missing(bench, 'over ssh', why));
       }

@@ -92,6 +92,9 @@ t.test(`${killRounds} kills of the sender and of the receiver`, async (t) => {
   const namesIn = async (where: Store) =>
     (await listCheckpoints(where, 'web')).map(({ name }) => name).join();
   await until('it protects', async () => (await protectionStatus(store, 'web'))?.active === true);
+  // pid (comm) state ...: the 19th field.
+  const stat = await readFile(`/proc/${last.child.pid}/stat`, 'utf8');
+  t.ok(Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]) >= 10, 'guests go first');
   await until('all of them', async () => (await namesIn(far)) === (await namesIn(store)));
   last.child.kill('SIGTERM');
   t.same(await last.closed, [0, null], 'a signal is its end');

@@ -1,4 +1,5 @@
 /** ckptfs protect: checkpoints of VMs at intervals, each sent to a second place, in the foreground. */
+import { constants, getPriority, setPriority } from 'node:os';
 import { type Command, Option } from 'commander';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
@@ -64,6 +65,12 @@ export function registerProtect(program: Command): void {
   addSshOptions(command).action(withContext(run));
 }
 
+/** Guests go first: what protects them, ssh included, has time until the next interval. */
+function giveWay(): void {
+  const { PRIORITY_BELOW_NORMAL } = constants.priority;
+  if (getPriority() < PRIORITY_BELOW_NORMAL) setPriority(PRIORITY_BELOW_NORMAL);
+}
+
 async function run(context: Context, options: Options, names: string[]): Promise<undefined> {
   const store = await context.openStore();
   if (options.status === true) return tellStatus(context, store, names);
@@ -71,6 +78,7 @@ async function run(context: Context, options: Options, names: string[]): Promise
   if (to === undefined) {
     throw new CkptError('USAGE', 'nothing says where checkpoints go; give --to DEST');
   }
+  giveWay();
   const { protect } = await import('../protect/protect.js');
   const { protectionStatus } = await import('../vmm/protection.js');
   await protect(store, names, protectOptionsOf(options, to), {

@@ -11,6 +11,7 @@
 #endif
 #include "binding/instance.h"
 #include "binding/machine.h"
+#include "binding/signals.h"
 #include "binding/source.h"
 #include "machine/machine.h"
 
@@ -37,6 +38,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   defineFiles(env, exports);
   defineChecksum(env, exports);
   defineArrivals(env, exports);
+  defineSignals(env, exports);
 #ifdef CKPTFS_FUSE3
   defineFuseSession(env, exports);
 #endif

@@ -446,6 +446,14 @@ export function punchHole(fd: number, offset: number, bytes: number): boolean {
   return call(() => addon().punchHole(fd, offset, bytes));
 }
 
+/**
+ * Until the function that it returns is called, once, other threads take the signals of the process; and those that this
+ * thread makes meanwhile never do.
+ */
+export function holdSignals(): () => void {
+  return call(() => addon().holdSignals());
+}
+
 /** Takes the advisory lock on a file (made if missing); undefined when another process holds it. */
 export function lockFile(path: string): FileLock | undefined {
   return call(() => addon().lockFile(path));

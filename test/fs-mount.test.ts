@@ -1,11 +1,15 @@
 /** Mounts through every transport: their one suite, and what mount and unmount refuse. */
-import { mkdir, open, symlink, writeFile } from 'node:fs/promises';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, open, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { CkptError } from '../src/errors.js';
 import { loadError } from '../src/fs/fuse_native.js';
 import { mount } from '../src/fs/mount.js';
-import { mountOn, mountType, unmountDirectory } from '../src/fs/mounts.js';
+import { mountOn, mountType, unmountDirectory, unmountPath } from '../src/fs/mounts.js';
 import { transportNames } from '../src/fs/transport.js';
 import { command, noFuse, serve, temporary } from './fs-harness.js';
 import { loadSuite } from './fs-load-suite.js';
@@ -14,6 +18,7 @@ import { writingSuite } from './fs-writing-suite.js';
 import { makeStore, makeView } from './fs-view.js';
 
 const skip = noFuse();
+const remounter = fileURLToPath(new URL('support/remounter.js', import.meta.url));
 
 for (const transport of transportNames) {
   t.test(transport, { skip }, async (t) => {
@@ -80,6 +85,41 @@ t.test('unmounting what is in use is BUSY', { skip }, async (t) => {
     });
   }
   t.equal(await mountOn(directory), undefined);
+});
+
+t.test('threads that libfuse cancels take no signals', { skip }, async (t) => {
+  const base = await temporary(t);
+  const [store, directory] = [join(base, 'store'), join(base, 'mnt')];
+  await makeStore(store);
+  await mkdir(directory);
+  const child = fork(remounter, [store, directory, 'fuse-native'], { execArgv: [] });
+  const exited = once(child, 'exit');
+  t.teardown(async () => {
+    child.kill('SIGKILL');
+    await exited;
+    if ((await mountOn(directory)) !== undefined) await unmountPath(directory, true);
+  });
+  const mounted = once(child, 'message');
+  child.send('mount');
+  t.same((await mounted)[0], 'fuse-native');
+  const tasks = `/proc/${child.pid}/task`;
+  /** Whether the thread would take the end of a child. */
+  const takes = async (thread: string): Promise<boolean> => {
+    const status = await readFile(join(tasks, thread, 'status'), 'utf8');
+    const blocked = BigInt(`0x${/^SigBlk:\t([0-9a-f]+)$/m.exec(status)?.[1]}`);
+    return (blocked & (1n << BigInt(constants.signals.SIGCHLD - 1))) === 0n;
+  };
+  let threads = 0;
+  for (const thread of await readdir(tasks)) {
+    const waits = await readFile(join(tasks, thread, 'wchan'), 'utf8');
+    if (!waits.startsWith('fuse_dev')) continue;
+    threads++;
+    t.notOk(await takes(thread), `thread ${thread}`);
+  }
+  t.ok(threads > 0, `${threads} threads wait for requests`);
+  t.ok(await takes(String(child.pid)), 'and JavaScript does');
+  child.disconnect();
+  t.same(await exited, [0, null]);
 });
 
 t.test('a missing shared library names its package', async (t) => {

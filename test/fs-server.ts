@@ -5,6 +5,7 @@
  * asked to unmount. `add NAME SEED` and `remove NAME` change the checkpoints of the view, `state TEXT` the status.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import { CkptError } from '../src/errors.js';
 import { mount } from '../src/fs/mount.js';
 import type { TransportName } from '../src/fs/transport.js';
@@ -44,7 +45,7 @@ function each(directory: string, look: (path: string) => string): string[] {
   });
 }
 
-function left(): ServerMessage {
+function left(): Extract<ServerMessage, { type: 'left' }> {
   const targets = each('/proc/self/fd', (path) => readlinkSync(path));
   const threads = each('/proc/self/task', (path) => readFileSync(`${path}/comm`, 'utf8'));
   return {
@@ -73,6 +74,8 @@ try {
   process.once('SIGTERM', () => void mounted.unmount());
   send({ type: 'mounted' });
   await mounted.gone;
+  // A thread that was joined can be seen for a moment more.
+  for (let i = 0; i < 100 && left().threads > 0; i++) await setTimeout(10);
   send(left());
 } catch (error) {
   if (!(error instanceof CkptError)) throw error;

@@ -6,9 +6,14 @@
  * for its checkpoints too; auto_cache otherwise, where a changed size or time drops cached pages at open.
  * The caller's size is not handed to getxattr and listxattr, whose handlers are therefore replaced here.
  * Its unmount runs a shell and does not report; unmounting is mount.ts's.
+ *
+ * libfuse ends its threads with pthread_cancel(). One that is just in libuv's handler of a signal then, such as that of the
+ * end of umount(8), takes the lock of all of libuv's signals with it: no child would be seen to end any more. So they are
+ * made with signals held.
  */
-import { CkptError } from '../errors.js';
 import type Fuse from 'fuse-native';
+import { CkptError } from '../errors.js';
+import { holdSignals } from '../native.js';
 import { FuseServer } from './fuse_server.js';
 import { kernelOptions } from './mount_options.js';
 import type { Tree } from './tree.js';
@@ -98,19 +103,22 @@ async function attach(
   binding.unmount = (_directory, callback) => callback(null);
 
   const session = new KernelSession(directory, server.requests(), { timeout: false });
+  const release = holdSignals();
   await within(
     attachLimitMs,
     new Promise<void>((resolve, reject) => {
       session.mount((error) => (error ? reject(error) : resolve()));
     }),
-  ).catch((error: unknown) => {
-    throw new CkptError(
-      'IO',
-      `cannot mount on ${directory}: ${(error as Error).message}; ckptfs doctor tells what FUSE needs`,
-      { directory },
-      { cause: error },
-    );
-  });
+  )
+    .catch((error: unknown) => {
+      throw new CkptError(
+        'IO',
+        `cannot mount on ${directory}: ${(error as Error).message}; ckptfs doctor tells what FUSE needs`,
+        { directory },
+        { cause: error },
+      );
+    })
+    .finally(release);
   return {
     async end() {
       await new Promise<void>((resolve) => session.unmount(() => resolve()));

@@ -95,6 +95,7 @@ export interface Addon {
   checksum(): Checksum;
   arrivals(onWanted: () => void): RawArrivals;
   punchHole(fd: number, offset: number, bytes: number): boolean;
+  holdSignals(): () => void;
 }
 
 /** Files that arrive, by the number that add() gives. */

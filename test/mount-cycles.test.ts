@@ -19,7 +19,7 @@ const cycles = Number(process.env.CKPTFS_MOUNT_CYCLES ?? 20);
 const warmUpCycles = 5 + Math.floor(cycles / 10);
 /** Buffers come and go. */
 const slackBytes = 32 << 20;
-const slackMappings = 128;
+const slackMappings = 256;
 /** What the binding of fuse-native keeps of every mount: a thread's stack, and what belongs to its session. */
 const keptByBinding = { mappings: 4, bytes: 320 << 10 };
 

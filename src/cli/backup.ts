@@ -148,15 +148,14 @@ async function backupOne(
   vm: string,
   options: Options,
 ): Promise<void> {
-  const { backupVm } = await import('../transfer/backup.js');
-  const { DirectoryTarget } = await import('../transfer/directory_target.js');
   const { openTarget } = await import('../transfer/open.js');
   const { signal } = context;
-  await using target = await openTarget(options.to, {
-    create: true,
-    signal,
-    ...sshOptionsOf(options),
-  });
+  // The far end starts while the rest of this command is loaded.
+  const opening = openTarget(options.to, { create: true, signal, ...sshOptionsOf(options) });
+  opening.catch(() => undefined); // met below
+  const { backupVm } = await import('../transfer/backup.js');
+  const { DirectoryTarget } = await import('../transfer/directory_target.js');
+  await using target = await opening;
   if (target instanceof DirectoryTarget) await target.refuseSame(store);
   const summaries = await (async () => {
     using progress = await Progress.begin(context.output, `sending ${vm}`, 'bytes');

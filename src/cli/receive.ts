@@ -30,8 +30,9 @@ export function registerReceive(program: Command): void {
       withContext(async (_context, { existing, idle, remove }: Options, path: string) => {
         const { Store } = await import('../checkpoint/store.js');
         const { serve } = await import('../transfer/serve.js');
+        const { standardInput } = await import('../transfer/input.js');
         const open = () => Store.open(path, { create: existing !== true });
-        await serve(open, process.stdin, process.stdout, {
+        await serve(open, standardInput(), process.stdout, {
           remove,
           ...(idle === undefined ? {} : { idleMs: idle * 1000 }),
         });

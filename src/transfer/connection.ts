@@ -4,7 +4,7 @@
  * One caller at a time. A message of type `error` is thrown where it is met. Pings are answered by nothing: they
  * only show that the other side lives.
  */
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { CkptError, errnoOf } from '../errors.js';
 import { FrameReader, FrameWriter } from './frames.js';
 import {
@@ -41,7 +41,11 @@ export class Connection {
   readonly #writer: FrameWriter;
   #pings: NodeJS.Timeout | undefined;
 
-  constructor(readable: Readable, writable: Writable, options: ConnectionOptions = {}) {
+  constructor(
+    readable: AsyncIterable<Buffer>,
+    writable: Writable,
+    options: ConnectionOptions = {},
+  ) {
     this.#reader = new FrameReader(readable, options.idleMs);
     this.#writer = new FrameWriter(writable);
   }

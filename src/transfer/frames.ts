@@ -8,7 +8,7 @@
  * Data is handed on in the pieces in which it came, without a copy; the limits keep what is held in memory small
  * whatever the other side sends. One caller at a time reads, and one writes.
  */
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { CkptError } from '../errors.js';
 import { maxControlBytes, violation } from './messages.js';
 
@@ -20,6 +20,7 @@ const kinds = { control: 1, data: 2, zeros: 3 } as const;
 
 export type Frame =
   | { kind: 'control'; bytes: Buffer }
+  /** `pieces` are good until the frame after the next is asked for. */
   | { kind: 'data'; bytes: number; pieces: Buffer[] }
   | { kind: 'zeros'; bytes: number };
 
@@ -30,10 +31,10 @@ export class FrameReader {
 
   /** Without a byte for `idleMs` the other side counts as lost. */
   constructor(
-    stream: Readable,
+    stream: AsyncIterable<Buffer>,
     private readonly idleMs?: number,
   ) {
-    this.#chunks = (stream as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
+    this.#chunks = stream[Symbol.asyncIterator]();
   }
 
   /** Checks the first bytes of the stream. */

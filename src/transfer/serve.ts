@@ -4,7 +4,7 @@
  * checkpoint ends the connection, since what follows in it is of no use any more.
  */
 import { statfs } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { findCheckpoint } from '../checkpoint/checkpoints.js';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError } from '../errors.js';
@@ -34,7 +34,7 @@ export interface ServeOptions {
  */
 export async function serve(
   openStore: () => Promise<Store>,
-  readable: Readable,
+  readable: AsyncIterable<Buffer>,
   writable: Writable,
   options: ServeOptions = {},
 ): Promise<void> {

@@ -1,21 +1,18 @@
 /**
- * A VM copied to another store while it runs (requirements E1, E2): 512 MiB of memory that nothing compresses, and a guest
- * that writes to 30 MiB of it a second, in blocks, which is less than either way carries. To a directory of the same disk,
+ * A VM copied to another store while it runs (requirements E1, E2): 512 MiB, and a guest that writes to 30 MiB of them a
+ * second, which is less than either way carries. To a directory of the same disk,
  * and to a far host over ssh.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ClonedTo, cloneTo } from '../src/transfer/clone_to.js';
 import { openTarget } from '../src/transfer/open.js';
-import { bareConfig, boot, temporaryStore } from '../test/support/guests.js';
 import type { Hosts } from '../test/support/hosts.js';
 import { mib } from './guest.js';
-import { makeRandomFile } from './random_file.js';
+import { withRandomWriter } from './random_writer.js';
 import { median, row, type Row, rowsOf } from './row.js';
 
 const bench = 'transfer';
-/** Each to another memory block of 32 KiB, nearly always. */
-const writesPerSecond = 960;
 
 /** Rows of both ways; without hosts of the first alone. */
 export async function clones(hosts: Hosts | undefined, quick: boolean): Promise<Row[]> {
@@ -44,33 +41,15 @@ async function measure(
   open: (path: string) => () => ReturnType<typeof openTarget>,
   quick: boolean,
 ): Promise<ClonedTo[]> {
-  const { store, remove } = await temporaryStore();
-  try {
-    const beside = (name: string): string => join(store.root, '..', name);
-    const stillMib = quick ? 24 : 384;
-    await makeRandomFile(beside('initrd'), stillMib * mib);
-    const { vm } = await boot(
-      store,
-      bareConfig('random-writer', `rate=${writesPerSecond}`, {
-        name: 'web',
-        initrd: beside('initrd'),
-        memoryBytes: (quick ? 64 : 512) * mib,
-      }),
-    );
+  return withRandomWriter(quick, async ({ vm, store, directory }) => {
+    const far = join(directory, 'far');
     const done: ClonedTo[] = [];
-    try {
-      await vm.serve();
-      for (let i = 0; i < (quick ? 1 : 5); i++) {
-        done.push(await cloneTo(store, 'web', open(beside('far'))));
-        await rm(beside('far'), { recursive: true });
-      }
-    } finally {
-      await vm.close();
+    for (let i = 0; i < (quick ? 1 : 5); i++) {
+      done.push(await cloneTo(store, vm.name, open(far)));
+      await rm(far, { recursive: true });
     }
     return done;
-  } finally {
-    await remove();
-  }
+  });
 }
 
 function rowsIn(part: string, all: readonly ClonedTo[]): Row[] {

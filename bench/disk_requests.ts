@@ -11,7 +11,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { ended, spawnTied } from './tied.js';
+import { run } from './command.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const driver = join(root, 'build/native-test/plain/disk-bench');
@@ -44,14 +44,12 @@ export interface DiskSystem {
 }
 
 /** Runs a program to its end; what it prints, and how long it took. */
-async function run(program: string, args: string[]): Promise<{ output: string; seconds: number }> {
+async function timed(
+  program: string,
+  args: readonly string[],
+): Promise<{ output: string; seconds: number }> {
   const began = performance.now();
-  const child = spawnTied(program, args, ['ignore', 'pipe', 'pipe']);
-  let [output, complaints] = ['', ''];
-  child.stdout?.on('data', (data: Buffer) => (output += data.toString()));
-  child.stderr?.on('data', (data: Buffer) => (complaints += data.toString()));
-  const code = await ended(child);
-  if (code !== 0) throw new Error(`${program} ${args[0]} failed: ${complaints.trim()}`);
+  const output = await run(program, args);
   return { output, seconds: (performance.now() - began) / 1000 };
 }
 
@@ -61,7 +59,7 @@ export async function buildDriver(): Promise<void> {
 
 /** Seconds of what the driver was told to do, and of all of it. */
 export async function drive(args: string[]): Promise<Took> {
-  const { output, seconds } = await run(driver, args);
+  const { output, seconds } = await timed(driver, args);
   const { seconds: requestsS } = JSON.parse(output) as { seconds: number };
   return { requestsS, processS: seconds };
 }
@@ -105,7 +103,7 @@ export class Qcow2 implements DiskSystem {
 
   async write(requests: Requests): Promise<Took> {
     const create = ['create', '-q', '-f', 'qcow2', '-b', this.parent, '-F', 'raw', this.#overlay];
-    await run('qemu-img', create);
+    await timed('qemu-img', create);
     return this.#bench(requests, ['-w', `--pattern=${fillingByte}`]);
   }
 
@@ -115,7 +113,7 @@ export class Qcow2 implements DiskSystem {
 
   // io_uring was the faster of its two ways through the page cache at every depth.
   async #bench({ count, bytes, stepBytes, depth }: Requests, how: string[]): Promise<Took> {
-    const { output, seconds } = await run('qemu-img', [
+    const { output, seconds } = await timed('qemu-img', [
       ...['bench', '-f', 'qcow2', '-t', 'writeback', '-i', 'io_uring', ...how],
       ...['-c', `${count}`, '-s', `${bytes}`, '-S', `${stepBytes}`, '-d', `${depth}`],
       this.#overlay,
@@ -126,7 +124,7 @@ export class Qcow2 implements DiskSystem {
   }
 
   async commit(): Promise<Took> {
-    const { seconds } = await run('qemu-img', ['commit', '-q', '-f', 'qcow2', this.#overlay]);
+    const { seconds } = await timed('qemu-img', ['commit', '-q', '-f', 'qcow2', this.#overlay]);
     return { requestsS: seconds, processS: seconds };
   }
 

@@ -5,17 +5,14 @@
  */
 import { join } from 'node:path';
 import type { ProtectionStatus } from '../src/vmm/protection.js';
-import { main } from '../test/support/cli.js';
-import { bareConfig, boot, temporaryStore } from '../test/support/guests.js';
 import type { Hosts } from '../test/support/hosts.js';
+import { resultsOf, startNear } from './command.js';
 import { mib } from './guest.js';
 import { baselineRate, lostWorkMs, sleep, steady } from './progress.js';
-import { makeRandomFile } from './random_file.js';
+import { type RandomWriter, withRandomWriter } from './random_writer.js';
 import { median, row, type Row, rowsOf } from './row.js';
-import { ended, spawnTied } from './tied.js';
 
 const bench = 'transfer';
-const writesPerSecond = 960;
 const mostRpoS = 10;
 /** A checkpoint has to be taken and sent before the one before it is too old. */
 const everyMs = 7_000;
@@ -23,11 +20,14 @@ const quickEveryMs = 1_000;
 const intervals = 5;
 
 export async function protection(hosts: Hosts, quick: boolean): Promise<Row[]> {
-  const runs: Run[] = [];
   return rowsOf(bench, 'protection over ssh', async () => {
-    for (let i = 0; i < (quick ? 1 : 3); i++) runs.push(await runOnce(hosts, quick));
+    const every = quick ? quickEveryMs : everyMs;
+    const runs: Run[] = [];
+    for (let i = 0; i < (quick ? 1 : 3); i++) {
+      runs.push(await withRandomWriter(quick, (writer) => measure(writer, hosts, every)));
+    }
     const middle = (of: (run: Run) => number): number => median(runs.map(of));
-    const name = `protection over ssh, 512 MiB, 30 MiB/s written, every ${(quick ? quickEveryMs : everyMs) / 1000} s`;
+    const name = `protection over ssh, 512 MiB, 30 MiB/s written, every ${every / 1000} s`;
     const rpoS = Math.max(...runs.map(({ status }) => status.worstRpoMs / 1000));
     const shipped = middle(({ status }) => status.shippedBytes / status.shipped / mib);
     return [
@@ -47,68 +47,35 @@ interface Run {
 
 const lostPercent = ({ lostMs, watchedMs }: Run): number => (100 * lostMs) / watchedMs;
 
-async function runOnce(hosts: Hosts, quick: boolean): Promise<Run> {
-  const { store, remove } = await temporaryStore();
-  try {
-    const initrd = join(store.root, '..', 'initrd');
-    await makeRandomFile(initrd, (quick ? 24 : 384) * mib);
-    const memoryBytes = (quick ? 64 : 512) * mib;
-    const { vm } = await boot(
-      store,
-      bareConfig('random-writer', `rate=${writesPerSecond}`, { name: 'web', initrd, memoryBytes }),
-    );
-    try {
-      await vm.serve();
-      const far = hosts.url(join(store.root, '..', 'far'));
-      const every = quick ? quickEveryMs : everyMs;
-      const guest = { steps: () => vm.status().instructions };
-      const now = () => ({ atMs: performance.now(), count: guest.steps() });
-      await steady(guest);
-      const before = await baselineRate(guest);
-      const begin = now();
-      const status = await protectFor(hosts, store.root, far, every, intervals * every);
-      const end = now();
-      await steady(guest);
-      // A processor's own pace changes by some hundredths within a minute.
-      const pace = (before + (await baselineRate(guest))) / 2;
-      return { status, lostMs: lostWorkMs([begin, end], pace), watchedMs: end.atMs - begin.atMs };
-    } finally {
-      await vm.close();
-    }
-  } finally {
-    await remove();
-  }
+async function measure(writer: RandomWriter, hosts: Hosts, every: number): Promise<Run> {
+  const { vm, store, directory } = writer;
+  const guest = { steps: () => vm.status().instructions };
+  const now = () => ({ atMs: performance.now(), count: guest.steps() });
+  await steady(guest);
+  const before = await baselineRate(guest);
+  const begin = now();
+  const to = hosts.url(join(directory, 'far'));
+  const status = await protectFor(hosts, store.root, to, every);
+  const end = now();
+  await steady(guest);
+  // A processor's own pace changes by some hundredths within a minute.
+  const pace = (before + (await baselineRate(guest))) / 2;
+  return { status, lostMs: lostWorkMs([begin, end], pace), watchedMs: end.atMs - begin.atMs };
 }
 
-/** Protects the VM for so long, and ends that as a person does. */
+/** Protects the VM for some intervals, and ends that as a person does. */
 async function protectFor(
   hosts: Hosts,
   store: string,
   to: string,
   every: number,
-  forMs: number,
 ): Promise<ProtectionStatus> {
   const words = ['protect', 'web', '--to', to, '--every', `${every / 1000}s`, '--keep', '3'];
-  const child = spawnTied(
-    'ip',
-    ['netns', 'exec', hosts.near, process.execPath, main, ...words, '--json', '--store', store],
-    ['ignore', 'pipe', 'pipe'],
-    hosts.environment,
-  );
-  let [output, errors] = ['', ''];
-  child.stdout?.on('data', (piece: Buffer) => (output += piece.toString()));
-  child.stderr?.on('data', (piece: Buffer) => (errors += piece.toString()));
-  const end = ended(child);
-  await Promise.race([sleep(forMs), end]);
-  child.kill('SIGTERM');
-  const code = await end;
-  const told = output
-    .split('\n')
-    .filter((line) => line !== '')
-    .map((line) => JSON.parse(line) as ProtectionStatus & { type: string });
-  const result = told.find(({ type }) => type === 'result');
-  if (code !== 0 || !result || result.shipped < 2) {
-    throw new Error(`protection ended with ${code}: ${errors || output}`);
-  }
-  return result;
+  const command = startNear(hosts, store, ...words);
+  const results = resultsOf<ProtectionStatus>(command);
+  await Promise.race([sleep(intervals * every), results]);
+  command.child.kill('SIGTERM');
+  const [status] = await results;
+  if (!status || status.shipped < 2) throw new Error(`too few shipped: ${await command.output}`);
+  return status;
 }

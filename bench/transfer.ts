@@ -1,23 +1,23 @@
 /**
  * Checkpoints from one store to another: to a directory beside cp, to a far host over ssh beside rsync, a second
  * backup after a hundredth of memory has changed, a recovery and a protection over ssh, and clones of a VM that runs.
- * Two hosts are network namespaces with a veth pair and a real sshd. Ours ends when all is durable, so the peers are followed by sync of their filesystem.
+ * Two hosts are network namespaces with a veth pair and a real sshd. Ours ends when all is durable, so the peers are
+ * followed by sync of their filesystem.
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Store } from '../src/checkpoint/store.js';
 import { backupVm, type BackupSummary } from '../src/transfer/backup.js';
 import { openTarget } from '../src/transfer/open.js';
-import { main } from '../test/support/cli.js';
 import { temporaryStore } from '../test/support/guests.js';
 import { Hosts, noHosts } from '../test/support/hosts.js';
 import { Ckptfs } from './ckptfs.js';
 import { clones } from './clone_to.js';
+import { near, run } from './command.js';
 import { fullGuest, gib, type MemoryGuest, mib } from './guest.js';
 import { protection } from './protection.js';
 import { makeRandomFile } from './random_file.js';
 import { median, missing, row, type Row, rowsOf } from './row.js';
-import { ended, spawnTied } from './tied.js';
 
 const bench = 'transfer';
 const vm = 'web';
@@ -39,17 +39,6 @@ async function seconds(work: () => Promise<unknown>): Promise<number> {
   const begun = performance.now();
   await work();
   return (performance.now() - begun) / 1000;
-}
-
-/** Runs a program; rejects with what it said unless it ends with 0. */
-async function run(program: string, args: readonly string[], env = process.env): Promise<string> {
-  const child = spawnTied(program, args, ['ignore', 'pipe', 'pipe'], env);
-  let [output, errors] = ['', ''];
-  child.stdout?.on('data', (piece: Buffer) => (output += piece.toString()));
-  child.stderr?.on('data', (piece: Buffer) => (errors += piece.toString()));
-  const code = await ended(child);
-  if (code !== 0) throw new Error(`${program} ended with ${code}: ${errors || output}`);
-  return output;
 }
 
 /** Sends a checkpoint that is there to a store in a directory. */
@@ -90,20 +79,6 @@ async function toDirectory(source: Source, quick: boolean): Promise<Row[]> {
   });
 }
 
-/** A command on the near host; its results. */
-async function near(
-  hosts: Hosts,
-  store: Store,
-  ...args: string[]
-): Promise<Record<string, unknown>[]> {
-  const words = ['netns', 'exec', hosts.near, process.execPath, main, ...args, '--json'];
-  const output = await run('ip', [...words, '--store', store.root], hosts.environment);
-  const lines = output.split('\n').filter((line) => line !== '');
-  return lines
-    .map((line) => JSON.parse(line) as Record<string, unknown>)
-    .filter(({ type }) => type === 'result');
-}
-
 async function overSsh(source: Source, hosts: Hosts, quick: boolean): Promise<Row[]> {
   return rowsOf(bench, 'over ssh', async () => {
     const [ours, rsyncs]: [number[], number[]] = [[], []];
@@ -112,7 +87,7 @@ async function overSsh(source: Source, hosts: Hosts, quick: boolean): Promise<Ro
       let bytes = 0;
       const words = ['backup', vm, '--checkpoint', source.checkpoint, '--to', dest('own')];
       const took = await seconds(async () => {
-        const [result] = await near(hosts, source.store, ...words);
+        const [result] = await near(hosts, source.store.root, ...words);
         bytes = Number(result?.totalBytes);
       });
       ours.push(bytes / mib / took);
@@ -187,12 +162,12 @@ async function recovery(source: Source, hosts: Hosts, quick: boolean): Promise<R
           '--no-wait',
         ];
         const begunMs = Date.now();
-        const [{ firstInstructionMs } = {}] = await near(hosts, store, ...words);
-        const [{ restore } = {}] = await near(hosts, store, 'info', vm);
+        const [{ firstInstructionMs } = {}] = await near(hosts, store.root, ...words);
+        const [{ restore } = {}] = await near(hosts, store.root, 'info', vm);
         const { begunAt } = restore as { begunAt: string };
         fromCall.push(Number(firstInstructionMs));
         fromCommand.push(Date.parse(begunAt) - begunMs + Number(firstInstructionMs));
-        await near(hosts, store, 'stop', vm);
+        await near(hosts, store.root, 'stop', vm);
       } finally {
         await remove();
       }

@@ -2,6 +2,7 @@
  * A VM that runs before its checkpoint has come from the far end: what it waits for comes first, all of it is published
  * in the end, and a connection that is cut, a process that is killed and data that is wrong do it no harm.
  */
+import { randomBytes } from 'node:crypto';
 import { copyFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -14,7 +15,7 @@ import { Arrival } from '../src/transfer/arrival.js';
 import { layersOf } from '../src/vmm/disk_base.js';
 import { Vm } from '../src/vmm/vm.js';
 import { FarEnd } from './support/far_end.js';
-import { boot, linuxGuest, temporaryStore, until, Watch } from './support/guests.js';
+import { bareConfig, boot, linuxGuest, temporaryStore, until, Watch } from './support/guests.js';
 import { busyVm, contentsOf, goesOn, pictureOf, type Shipped } from './support/shipment.js';
 
 t.setTimeout(600_000);
@@ -335,6 +336,53 @@ for (const [where, strideBytes] of [
     t.same(await listCheckpoints(near, 'web'), []);
   });
 }
+
+t.test('damage that shows when the guest has ended ends the VM, too', async (t) => {
+  const { store: far, remove } = await temporaryStore();
+  t.teardown(remove);
+  const initrd = join(far.root, '..', 'initrd');
+  const stillBytes = 64 * mib;
+  const still = randomBytes(stillBytes);
+  await writeFile(initrd, still);
+  const counting = bareConfig('count', 'kib=64 steps=40000000', {
+    ...{ name: 'web', initrd, memoryBytes: stillBytes + 16 * mib },
+  });
+  const { vm: first, watch: printed } = await boot(far, counting);
+  await printed.printed(/mark 4/);
+  await first.checkpoint({ name: 'one', suspend: true });
+  await first.close();
+  const source = await findCheckpoint(far, 'web@one');
+  const mark = still.subarray(stillBytes - 5000, stillBytes - 4968);
+  let changed = 0;
+  for (const { path: file } of source.manifest?.files ?? []) {
+    const path = join(source.directory, file);
+    const bytes = await readFile(path);
+    const at = bytes.indexOf(mark);
+    if (at < 0) continue;
+    bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+    await writeFile(path, bytes);
+    changed++;
+  }
+  t.equal(changed, 1, 'what the guest never reads is damaged');
+
+  const near = await Store.open(join(far.root, '..', 'near'), { create: true });
+  const end = new FarEnd(far, 'web', 'one');
+  end.limit(4 * mib);
+  const { vm, arriving, watch } = await recover(t, near, end);
+  await vm.start();
+  const trickle = setInterval(() => end.allow(128 << 10), 20);
+  t.match(await watch.ended().finally(() => clearInterval(trickle)), {
+    kind: 'shutdown',
+    reason: 0,
+  });
+  t.ok(end.bytes < stillBytes / 2, 'before all has come');
+  end.limit(Infinity);
+  await until('it is told', () => watch.error !== undefined);
+  t.match(watch.error, { code: 'DAMAGED', message: /checksum mismatch/ });
+  await vm.saved();
+  await t.rejects(arriving.whole, { code: 'CANCELLED' });
+  t.same(await listCheckpoints(near, 'web'), []);
+});
 
 t.test('a far end that cannot be opened', async (t) => {
   const { near, end, source } = await setup(t, { stillMib: 1, diskMib: 1 });

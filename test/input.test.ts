@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { open, writeFile } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -19,6 +20,7 @@ const taker = `
   const held = [];
   let [heldBytes, count] = [0, 0];
   for await (const chunk of standardInput()) {
+    if (chunk.length > 1 << 20) throw new Error('more than is held back was read at once');
     held.push(chunk);
     heldBytes += chunk.length;
     for (; heldBytes > 8 << 20; heldBytes -= held.shift().length) hash.update(held[0]);
@@ -43,6 +45,20 @@ t.test('a pipe, more than once around the ring', async (t) => {
   const told = printed(child);
   await pipeline(Readable.from([bytes.subarray(0, 5), bytes.subarray(5)]), child.stdin);
   t.equal(await told, `${expected} 0`);
+});
+
+t.test('a socket that holds more than the ring', async (t) => {
+  const server = createServer((socket) => {
+    const child = spawn(process.execPath, args, { stdio: [socket, 'pipe', 'inherit'] });
+    void printed(child).then((text) => server.emit('told', text));
+    socket.destroy(); // it has one of its own
+  });
+  t.teardown(() => server.close());
+  const told = once(server, 'told');
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  const { port } = server.address() as AddressInfo;
+  await pipeline(Readable.from([bytes]), connect(port, '127.0.0.1'));
+  t.same(await told, [`${expected} 0`]);
 });
 
 t.test('a file', async (t) => {

@@ -388,6 +388,7 @@ Json Machine::restoreProgress() const {
   const auto since = [&](uint64_t ns) { return ns ? (ns - restoreBegunNs_) / 1000 : 0; };
   return {
       {"done", p.done},
+      {"error", p.failed ? p.error : ""},
       {"blocks",
        {{"total", p.total}, {"demand", p.demand}, {"prefetched", p.prefetched}, {"zero", p.zero}}},
       {"faults", memory_.counters().faults},

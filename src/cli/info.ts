@@ -75,10 +75,16 @@ function describeStatus(status: VmStatus): [string, string | undefined][] {
       restore &&
         (restore.done
           ? `from ${restore.id} in ${formatUs(restore.completeUs)}`
-          : `from ${restore.id}, ${restore.blocks.demand + restore.blocks.prefetched + restore.blocks.zero} of ${restore.blocks.total} memory blocks so far`),
+          : describeLoading(restore)),
     ],
     ['arriving', arriving && describeArriving(arriving)],
   ];
+}
+
+function describeLoading({ id, blocks, error }: NonNullable<VmStatus['restore']>): string {
+  const { demand, prefetched, zero, total } = blocks;
+  const amount = `from ${id}, ${demand + prefetched + zero} of ${total} memory blocks so far`;
+  return error === '' ? amount : `${amount}; ${error}`;
 }
 
 function describeArriving({ doneBytes, totalBytes, error }: ArrivingStatus): string {

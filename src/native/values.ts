@@ -234,6 +234,8 @@ export interface RestoreImage {
 
 export interface RestoreProgress {
   done: boolean;
+  /** Why some of it cannot be loaded, once all the rest is; '' when all can be, as far as is known. */
+  error: string;
   blocks: { total: number; demand: number; prefetched: number; zero: number };
   faults: number;
   firstInstructionUs: number;

@@ -379,6 +379,7 @@ export class Arrival implements Arriving {
     if (this.#ending.signal.aborted) return;
     clearInterval(this.#notes);
     await this.#noting;
+    for (const { sparse } of this.files) sparse.refuseLost();
     await this.reception.commit();
     this.#isPublished = true;
     this.#settle?.resolve();

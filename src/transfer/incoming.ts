@@ -175,7 +175,11 @@ export class IncomingFile {
   async #sync(): Promise<void> {
     await this.#syncing;
     this.#unsyncedBytes = 0;
-    this.#syncing = this.file.datasync();
+    this.#syncing = this.file.datasync().catch(async (error: unknown) => {
+      // The system tells of it once: another attempt would take for durable what is in the page cache alone.
+      await rm(this.place.partOf(this.expected), { force: true });
+      throw error;
+    });
     this.#syncing.catch(() => undefined); // met by the next one, or by finish()
   }
 
@@ -223,6 +227,7 @@ export class IncomingFile {
 
   /** Keeps what has come so far. */
   async leave(): Promise<void> {
+    await this.#syncing.catch(() => undefined);
     await this.file.close();
   }
 

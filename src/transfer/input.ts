@@ -5,14 +5,14 @@
 import { type ConnectOpts, Socket, type SocketConstructorOpts } from 'node:net';
 import { pageBuffer } from '../native.js';
 
-/** What is held of it, in frames that come and that are written, is half of that. */
+/** At least what is ahead, one more read, and what those who take may hold. */
 const ringBytes = 16 << 20;
 /** What a pipe holds. */
 const leastReadBytes = 64 << 10;
-/** As much is read ahead. */
+/** As much is read ahead, and at once. */
 const aheadBytes = 1 << 20;
 
-/** Standard input, whose chunks may be good only until 12 MiB more have been taken. */
+/** Standard input, whose chunks are good until 12 MiB more have been taken, and may not be for longer. */
 export function standardInput(): AsyncIterable<Buffer> {
   try {
     return new Input(0);
@@ -22,7 +22,7 @@ export function standardInput(): AsyncIterable<Buffer> {
   }
 }
 
-/** Of one consumer. */
+/** What comes by one descriptor, for one who takes it. */
 class Input implements AsyncIterable<Buffer> {
   readonly #ring = pageBuffer(ringBytes);
   #at = 0;
@@ -71,7 +71,8 @@ class Input implements AsyncIterable<Buffer> {
 
   #room(): Buffer {
     if (ringBytes - this.#at < leastReadBytes) this.#at = 0;
-    return this.#ring.subarray(this.#at);
+    // A socket may hold more than is ahead: what was taken before would be overwritten.
+    return this.#ring.subarray(this.#at, this.#at + aheadBytes);
   }
 
   /** False: no more for now. */

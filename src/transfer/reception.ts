@@ -232,8 +232,10 @@ export class Reception implements AsyncDisposable {
       });
     } catch (error) {
       await publication.abandon();
-      // What does not hold together is sent anew, all of it.
-      if (toCkptError(error).code === 'DAMAGED') await this.place.remove();
+      // What does not hold together is sent anew, all of it; so is what could not be made durable, of which the system
+      // tells once.
+      if (['DAMAGED', 'IO', 'NO_SPACE'].includes(toCkptError(error).code))
+        await this.place.remove();
       throw error;
     }
     await this.place.remove();

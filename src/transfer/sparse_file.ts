@@ -11,7 +11,7 @@
 import { constants, writeSync, writevSync } from 'node:fs';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import { attempt, readSmallFile, replaceFile } from '../checkpoint/files.js';
-import { systemError } from '../errors.js';
+import { CkptError, systemError, toCkptError } from '../errors.js';
 import { arrivalPieceBytes as pieceBytes, checksum, punchHole } from '../native.js';
 import type { Expected, IncomingDirectory } from './incoming.js';
 import { PieceSet } from './piece_set.js';
@@ -25,6 +25,7 @@ export class SparseFile {
   /** What is in the file; what was there before is known to be durable. */
   readonly here: PieceSet;
   #noted: number;
+  #syncFailure: CkptError | undefined;
 
   private constructor(
     private readonly place: IncomingDirectory,
@@ -104,15 +105,32 @@ export class SparseFile {
 
   /** Makes what is here durable, and then notes it for the next attempt. */
   async note(): Promise<void> {
-    if (this.here.count === this.#noted) return;
+    if (this.#syncFailure !== undefined || this.here.count === this.#noted) return;
     const { count } = this.here;
     const content = Buffer.concat([this.identity, this.here.bits]);
-    await attempt(`cannot write ${this.place.partOf(this.expected)}`, () => this.file.datasync());
+    try {
+      await this.file.datasync();
+    } catch (error) {
+      const what = `cannot write ${this.place.partOf(this.expected)}`;
+      this.#syncFailure = toCkptError(systemError(error, what));
+      throw this.#syncFailure;
+    }
     const sum = checksum();
     sum.update(content);
     const text = Buffer.from(sum.digest(), 'latin1');
     await replaceFile(this.place.piecesOf(this.expected), Buffer.concat([content, text]));
     this.#noted = count;
+  }
+
+  /** DAMAGED when some of it could not be made durable: the system tells of that once, to note(). */
+  refuseLost(): void {
+    const { path } = this.expected;
+    if (this.#syncFailure === undefined) return;
+    throw new CkptError(
+      'DAMAGED',
+      `${path} could not be written to the disk (${this.#syncFailure.message}); look into the disk, then run the same command again`,
+      { file: path },
+    );
   }
 
   /** XXH3-64 of all of it. */

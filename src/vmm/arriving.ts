@@ -10,7 +10,7 @@ import { setTimeout } from 'node:timers/promises';
 import createDebug from 'debug';
 import type { Store } from '../checkpoint/store.js';
 import { CkptError, toCkptError } from '../errors.js';
-import type { RestoreProgress } from '../native.js';
+import type { MachineStatus, RestoreProgress } from '../native.js';
 import type { ArrivingStatus, VmConfig } from '../types.js';
 import { keepRestoredDisks, returnReplacedDisks, settleArrivedDisks } from './disks.js';
 
@@ -40,8 +40,8 @@ interface ArrivingVm {
   config: VmConfig;
   /** Of the memory that it goes on from. */
   progress(): RestoreProgress | undefined;
-  /** It waits for memory that cannot be read. */
-  hasFailed(): boolean;
+  /** 'failed': the guest waits for memory that cannot be read. */
+  state(): MachineStatus['state'];
   /** All has come: it is a VM like any other. */
   onWhole(): void;
   /** What it ran from is not what was sent: it must not go on. */
@@ -126,9 +126,15 @@ export class VmArrival {
     };
     // One that fails before its first instruction is in no hurry either.
     const { vm } = this;
-    if (await holds(startPollMs, (progress) => progress.firstInstructionUs > 0 || vm.hasFailed())) {
-      this.arriving.runs();
-    }
-    if (await holds(loadPollMs, ({ done }) => done)) this.arriving.mayPublish();
+    const hasBegun = (progress: RestoreProgress): boolean =>
+      progress.firstInstructionUs > 0 || vm.state() === 'failed';
+    if (await holds(startPollMs, hasBegun)) this.arriving.runs();
+    // When the guest has ended nobody needs what cannot be loaded, and so nobody tries again.
+    const isOver = ({ done, error }: RestoreProgress): boolean =>
+      done || (error !== '' && vm.state() === 'ended');
+    if (!(await holds(loadPollMs, isOver))) return;
+    const error = vm.progress()?.error ?? '';
+    if (error === '') this.arriving.mayPublish();
+    else vm.onBroken(new CkptError('DAMAGED', error));
   }
 }

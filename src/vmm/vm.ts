@@ -438,7 +438,7 @@ export class Vm extends EventEmitter<VmEvents> implements VmProcess {
     const arrival = new VmArrival(arriving, {
       ...{ store: this.#store, config: this.#config },
       progress: () => this.#machine.restoreProgress(),
-      hasFailed: () => this.#machine.status().state === 'failed',
+      state: () => this.#machine.status().state,
       onWhole: () => void this.#writeStatus(),
       onBroken: (error) => {
         this.emit('error', error);

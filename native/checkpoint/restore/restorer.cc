@@ -252,6 +252,7 @@ RestoreProgress Restorer::progress() const {
   progress.demandStallNs = demandStallNs_;
   const std::lock_guard lock(stateLock_);
   progress.done = state_ == State::done;
+  progress.failed = state_ == State::failed;
   progress.completeNs = completeNs_;
   if (const auto fault = loader_.fault()) progress.error = image_.describe(*fault).what();
   return progress;

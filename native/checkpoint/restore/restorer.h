@@ -47,6 +47,7 @@ struct RestoreProgress {
   uint64_t demandStallNs =
       0;  // what threads that needed blocks spent on placing them, all together
   bool done = false;
+  bool failed = false;      // all has been tried, and some could not be loaded; until retry()
   uint64_t completeNs = 0;  // when it was done, CLOCK_MONOTONIC
   std::string error;        // the first failure since the last retry, empty if none
 };

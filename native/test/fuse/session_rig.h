@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -42,6 +43,7 @@ class Listener final : public Owner {
   void failed(const std::string& path, const std::string& what, int err) noexcept override {
     const std::lock_guard lock(heard_->lock);
     heard_->failures.push_back(path + ": " + what + " " + std::to_string(err));
+    heard_->changed.notify_all();
   }
 
  private:
@@ -68,6 +70,15 @@ struct Rig {
     heard->questions.pop_front();
     REQUIRE(std::string_view(question.kind) == kind);
     return question;
+  }
+
+  /** What has been told of, which comes after the reply: so many, in the order of their texts. */
+  std::vector<std::string> failures(size_t count) {
+    std::unique_lock lock(heard->lock);
+    CHECK(heard->changed.wait_for(lock, 10s, [&] { return heard->failures.size() >= count; }));
+    std::vector<std::string> told = heard->failures;
+    std::sort(told.begin(), told.end());
+    return told;
   }
 
   static std::string stat(const std::string& key, unsigned mode = 0100444) {

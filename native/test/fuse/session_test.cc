@@ -84,8 +84,7 @@ TEST_SUITE("session") {
     CHECK(rig.kernel->await(request).err == ETIMEDOUT);
     CHECK_FALSE(rig.session->answer(asked.id, {.text = Rig::stat("")}));
     CHECK(rig.kernel->replies(request) == 1);
-    const std::lock_guard lock(rig.heard->lock);
-    CHECK(rig.heard->failures ==
+    CHECK(rig.failures(1) ==
           std::vector<std::string>{"/slow: no answer within 100 ms " + std::to_string(ETIMEDOUT)});
   }
 
@@ -127,8 +126,7 @@ TEST_SUITE("session") {
     CHECK(rig.kernel->await(rig.kernel->read(handle, 0, 1)).err == EIO);
     CHECK(rig.kernel->await(rig.kernel->read(handle, 1, 1)).err == ENOSPC);
     CHECK(rig.kernel->await(rig.kernel->read(handle, 2, 1)).err == EIO);
-    rig.session->end();
-    CHECK(rig.heard->failures ==
+    CHECK(rig.failures(3) ==
           std::vector<std::string>{"/file: block 7 5", "/file: full 28", "/file: odd 5"});
   }
 

@@ -95,7 +95,10 @@ for (const transport of transportsUnderTest()) {
       const mappings = after.mappings - before.mappings;
       t.ok(mappings < slackMappings + cycles * kept.mappings, `${mappings} more mappings`);
       const grownBytes = after.residentBytes - before.residentBytes;
-      t.ok(grownBytes < slackBytes + cycles * kept.bytes, `${grownBytes >> 10} KiB more memory`);
+      t.ok(
+        grownBytes < slackBytes + cycles * kept.bytes,
+        `${Math.round(grownBytes / 1024)} KiB more memory`,
+      );
       t.same(
         (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).trim(),
         '',

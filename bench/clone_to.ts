@@ -1,7 +1,6 @@
 /**
  * A VM copied to another store while it runs (requirements E1, E2): 512 MiB, and a guest that writes to 30 MiB of them a
- * second, which is less than either way carries. To a directory of the same disk,
- * and to a far host over ssh.
+ * second, which is less than either way carries. To a directory of the same disk, and to a far host over ssh.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -103,7 +103,7 @@ export class Qcow2 implements DiskSystem {
 
   async write(requests: Requests): Promise<Took> {
     const create = ['create', '-q', '-f', 'qcow2', '-b', this.parent, '-F', 'raw', this.#overlay];
-    await timed('qemu-img', create);
+    await run('qemu-img', create);
     return this.#bench(requests, ['-w', `--pattern=${fillingByte}`]);
   }
 

@@ -87,6 +87,16 @@ export function systemError(error: unknown, what: string): unknown {
   return new CkptError(code, `${what}: ${why}`, { errno }, { cause: error });
 }
 
+/**
+ * Whether it is that what was written could not be made durable. The system tells of that once, and shows the page cache
+ * from then on: another attempt would count upon what is nowhere else.
+ */
+export function isLostWrite(error: unknown): boolean {
+  const failure = error instanceof CkptError ? error.cause : error;
+  const syscall = failure instanceof Error && 'syscall' in failure ? failure.syscall : undefined;
+  return syscall === 'fsync' || syscall === 'fdatasync';
+}
+
 /** Any failure as a CkptError: as it is, of the system (see {@link systemError}), or INTERNAL: a defect. */
 export function toCkptError(error: unknown): CkptError {
   const known = systemError(error, 'a system call failed');

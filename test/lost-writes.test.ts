@@ -56,11 +56,15 @@ t.test('before a checkpoint is published', async (t) => {
   for (const name of ['one', 'two']) await vm.checkpoint({ name, wait: true });
   const [first] = await backupVm(store, 'web', target, { checkpoint: 'one' });
   t.match(first, { state: 'sent' });
+  const incoming = () => pathExists(far.incomingDirectory('web'));
+  await failOneSync(t, 'sync', 'open');
+  await t.rejects(backupVm(store, 'web', target, { checkpoint: 'two' }), { code: 'IO' });
+  t.ok(await incoming(), 'after another failure what has come is kept');
   const told = await failOneSync(t, 'sync');
   await t.rejects(backupVm(store, 'web', target, { checkpoint: 'two' }), { code: 'IO' });
   t.equal(told.failed, 1);
   t.same(await readdir(far.checkpointsDirectory('web')), ['one']);
-  t.notOk(await pathExists(far.incomingDirectory('web')), 'nothing that came is kept');
+  t.notOk(await incoming(), 'nothing that came is kept');
   t.match(await backupVm(store, 'web', target, { checkpoint: 'two' }), [{ state: 'sent' }]);
   t.same(await verifyCheckpoint(far.checkpointDirectory('web', 'two')), []);
 });

@@ -20,7 +20,7 @@ import {
   memoryMapFile,
   parseManifest,
 } from '../checkpoint/manifest.js';
-import { CkptError, toCkptError } from '../errors.js';
+import { CkptError, isLostWrite, toCkptError } from '../errors.js';
 import { arrivalPieceBytes as pieceBytes, type Arrivals, arrivals } from '../native.js';
 import type { ArrivingStatus } from '../types.js';
 import type { Arriving } from '../vmm/arriving.js';
@@ -390,7 +390,7 @@ export class Arrival implements Arriving {
   #failed(link: FarLink, error: unknown): void {
     const known = toCkptError(error);
     if (this.#ending.signal.aborted) return;
-    if (known.code === 'DAMAGED' && known.data.remote !== true) {
+    if ((known.code === 'DAMAGED' && known.data.remote !== true) || isLostWrite(error)) {
       this.#error = known.message;
       this.#settle?.reject(known);
       return;

@@ -39,7 +39,7 @@ import { receptionPrefix } from '../checkpoint/names.js';
 import { Publication } from '../checkpoint/publish.js';
 import { lockReception } from '../checkpoint/receive_lock.js';
 import type { Store } from '../checkpoint/store.js';
-import { CkptError, errnoOf, systemError, toCkptError } from '../errors.js';
+import { CkptError, errnoOf, isLostWrite, systemError, toCkptError } from '../errors.js';
 import { type FileLock, lockFile, openDisk, openMemoryImage, setModified } from '../native.js';
 import { contentId, openStored, parentTime } from './content.js';
 import { type Expected, IncomingDirectory, IncomingFile } from './incoming.js';
@@ -232,10 +232,8 @@ export class Reception implements AsyncDisposable {
       });
     } catch (error) {
       await publication.abandon();
-      // What does not hold together is sent anew, all of it; so is what could not be made durable, of which the system
-      // tells once.
-      if (['DAMAGED', 'IO', 'NO_SPACE'].includes(toCkptError(error).code))
-        await this.place.remove();
+      // What does not hold together is sent anew, all of it, and so is what is lost.
+      if (toCkptError(error).code === 'DAMAGED' || isLostWrite(error)) await this.place.remove();
       throw error;
     }
     await this.place.remove();

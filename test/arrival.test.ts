@@ -17,6 +17,7 @@ import { Vm } from '../src/vmm/vm.js';
 import { FarEnd } from './support/far_end.js';
 import { bareConfig, boot, linuxGuest, temporaryStore, until, Watch } from './support/guests.js';
 import { busyVm, contentsOf, goesOn, pictureOf, type Shipped } from './support/shipment.js';
+import { failOneSync } from './support/sync_failure.js';
 
 t.setTimeout(600_000);
 
@@ -382,6 +383,20 @@ t.test('damage that shows when the guest has ended ends the VM, too', async (t) 
   await vm.saved();
   await t.rejects(arriving.whole, { code: 'CANCELLED' });
   t.same(await listCheckpoints(near, 'web'), []);
+});
+
+t.test('what the disk has lost at the end is not published, and ends the VM', async (t) => {
+  const { near, end } = await setup(t, { stillMib: 8, diskMib: 4 });
+  const { vm, arriving, watch } = await recover(t, near, end);
+  const told = await failOneSync(t, 'sync', { path: /\.tmp-receive-/ });
+  await vm.start();
+  t.match(await watch.failed(), { code: 'IO' });
+  t.equal(told.failed, 1);
+  await t.rejects(arriving.whole, { code: 'IO' });
+  t.match(await watch.ended(), { kind: 'stopped' });
+  await vm.close();
+  t.same(await listCheckpoints(near, 'web'), []);
+  t.notOk(await pathExists(near.incomingDirectory('web')), 'nothing that came is kept');
 });
 
 t.test('a far end that cannot be opened', async (t) => {

@@ -57,7 +57,7 @@ t.test('before a checkpoint is published', async (t) => {
   const [first] = await backupVm(store, 'web', target, { checkpoint: 'one' });
   t.match(first, { state: 'sent' });
   const incoming = () => pathExists(far.incomingDirectory('web'));
-  await failOneSync(t, 'sync', 'open');
+  await failOneSync(t, 'sync', { syscall: 'open' });
   await t.rejects(backupVm(store, 'web', target, { checkpoint: 'two' }), { code: 'IO' });
   t.ok(await incoming(), 'after another failure what has come is kept');
   const told = await failOneSync(t, 'sync');
